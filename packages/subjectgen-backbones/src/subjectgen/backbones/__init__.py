@@ -1,0 +1,1 @@
+"""FLUX with LoRA, and how conditioning enters it."""

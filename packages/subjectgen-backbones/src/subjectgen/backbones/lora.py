@@ -1,0 +1,159 @@
+"""Low-rank adapters (LoRA, arXiv 2106.09685) on a FLUX transformer's attention, in diffusers' file format.
+
+The file loads in plain diffusers: ``pipeline.load_lora_weights(folder)`` of a FluxPipeline, or
+``transformer.load_lora_adapter(folder, weight_name="lora.safetensors")``; without the name the latter skips the
+header, and takes alpha = rank.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Literal
+
+import torch
+from diffusers import FluxTransformer2DModel
+from peft import LoraConfig
+from pydantic import Field
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from subjectgen.core import CheckpointError, Config
+from subjectgen.core.checkpoint import atomic_write, verify
+
+ADAPTER = "default"
+PREFIX = "transformer."
+METADATA_KEY = "lora_adapter_metadata"
+"""Where diffusers looks for rank, alpha and targets in a file's header."""
+
+DOUBLE = r"transformer_blocks\.\d+\.attn\.(to_q|to_k|to_v|to_out\.0|add_q_proj|add_k_proj|add_v_proj|to_add_out)"
+SINGLE = r"single_transformer_blocks\.\d+\.attn\.(to_q|to_k|to_v)"
+SINGLE_OUT = r"single_transformer_blocks\.\d+\.proj_out"
+TARGETS = {
+    "attention": f"{DOUBLE}|{SINGLE}",
+    "attention_and_proj_out": f"{DOUBLE}|{SINGLE}|{SINGLE_OUT}",
+}
+
+
+class LoRASettings(Config):
+    """An adapter's size and place."""
+
+    rank: int = Field(default=512, ge=1)
+    """Rank r of every update B·A (Squeeze-MLLM 4.1: 512)."""
+    alpha: float | None = Field(default=None, gt=0)
+    """Scale of the update is alpha / rank; null: alpha = rank, scale 1."""
+    targets: Literal["attention", "attention_and_proj_out"] = "attention"
+    """``attention``: all attention projections of double and single blocks. ``attention_and_proj_out``: also the
+    output projection of single blocks, as in UNO, which mixes attention and MLP."""
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Dropout on the adapter's input in training."""
+
+    @property
+    def effective_alpha(self) -> float:
+        """Alpha with its default filled in."""
+        return float(self.rank) if self.alpha is None else self.alpha
+
+
+def target_modules(transformer: nn.Module, targets: str) -> list[str]:
+    """Names of the linear layers that are adapted."""
+    pattern = re.compile(TARGETS[targets])
+    return [name for name, _ in transformer.named_modules() if pattern.fullmatch(name)]
+
+
+def add_lora(transformer: FluxTransformer2DModel, settings: LoRASettings) -> None:
+    """Add a fresh adapter (it changes nothing yet); only its parameters stay trainable.
+
+    They are float32 whatever the transformer's dtype: steps of 1e-5 are lost in bfloat16.
+    """
+    adapter = LoraConfig(
+        r=settings.rank,
+        lora_alpha=settings.effective_alpha,
+        lora_dropout=settings.dropout,
+        target_modules=TARGETS[settings.targets],
+        init_lora_weights="gaussian",  # as UNO and diffusers' own FLUX trainers
+    )
+    transformer.add_adapter(adapter, adapter_name=ADAPTER)
+    transformer.requires_grad_(False)
+    for parameter in lora_parameters(transformer).values():
+        parameter.data = parameter.data.float()
+        parameter.requires_grad_(True)
+
+
+def lora_parameters(transformer: nn.Module) -> dict[str, nn.Parameter]:
+    """The adapter's parameters under their names in the file."""
+    marker = f".{ADAPTER}."
+    return {
+        PREFIX + name.replace(marker, "."): parameter
+        for name, parameter in transformer.named_parameters()
+        if ".lora_" in name and marker in name
+    }
+
+
+def save_lora(transformer: nn.Module, settings: LoRASettings, path: Path) -> None:
+    """Write the adapter as safetensors with rank, alpha and target list in the header; never half a file."""
+    tensors = {name: p.detach().contiguous().cpu() for name, p in lora_parameters(transformer).items()}
+    description = {
+        "r": settings.rank,
+        "lora_alpha": settings.effective_alpha,
+        "lora_dropout": settings.dropout,
+        "target_modules": sorted({re.sub(r"\.lora_[AB]\.weight$", "", n).removeprefix(PREFIX) for n in tensors}),
+    }
+    header = {"format": "pt", METADATA_KEY: json.dumps({PREFIX + key: value for key, value in description.items()})}
+    with atomic_write(path) as unfinished:
+        save_file(tensors, unfinished, metadata=header)
+
+
+def load_lora(transformer: nn.Module, settings: LoRASettings, path: Path) -> None:
+    """Read an adapter into the one that :func:`add_lora` made.
+
+    Raises:
+        CheckpointError: no such file, not a safetensors file, or rank, alpha or modules differ from ``settings``.
+    """
+    tensors, description = _read(path)
+    parameters = lora_parameters(transformer)
+    _check_alpha(description, settings, path)
+    _check_names(set(tensors), set(parameters), path)
+    for name, parameter in parameters.items():
+        if tensors[name].shape != parameter.shape:
+            raise CheckpointError(
+                f"{path}: {name} has shape {tuple(tensors[name].shape)}; expected {tuple(parameter.shape)}"
+                f" (lora.rank is {settings.rank})"
+            )
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(tensors[name])
+
+
+def merge_lora(transformer: FluxTransformer2DModel) -> None:
+    """Add the update to the weights and remove the adapter: same function, less work per step."""
+    transformer.fuse_lora(adapter_names=[ADAPTER])
+    transformer.unload_lora()
+
+
+def _read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, object]]:
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file; expected a LoRA in safetensors")
+    verify(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+        return load_file(path), json.loads(header.get(METADATA_KEY, "{}"))
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: not a readable safetensors file ({error})") from error
+
+
+def _check_alpha(description: dict[str, object], settings: LoRASettings, path: Path) -> None:
+    alpha = description.get(PREFIX + "lora_alpha", settings.effective_alpha)
+    if alpha != settings.effective_alpha:
+        raise CheckpointError(f"{path}: made with alpha {alpha}; lora.alpha is {settings.effective_alpha:g}")
+
+
+def _check_names(found: set[str], expected: set[str], path: Path) -> None:
+    for names, problem in ((found - expected, "match no adapted module"), (expected - found, "are missing")):
+        if names:
+            raise CheckpointError(
+                f"{path}: {len(names)} of {len(found | expected)} tensors {problem}, such as {min(names)};"
+                " check lora.targets and the checkpoint it was trained on"
+            )

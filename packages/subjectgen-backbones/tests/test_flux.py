@@ -1,0 +1,215 @@
+import inspect
+from dataclasses import replace
+
+import pytest
+import torch
+from diffusers import FluxTransformer2DModel
+from diffusers.models.transformers.transformer_flux import FluxAttnProcessor
+from pydantic import ValidationError
+from safetensors.torch import load_file, save_file
+
+from subjectgen.backbones.flux import FluxBackbone
+from subjectgen.backbones.packing import diagonal_position_ids, pack_latents, target_position_ids, unpack_latents
+from subjectgen.backbones.reference_tokens import ReferenceTokensInjector
+from subjectgen.backbones.transformer import FluxArchitecture
+from subjectgen.core import CheckpointError, ComponentError, InputError, Latents
+from subjectgen.testing.backbone import make_streams, velocity
+
+GRID = (2, 3)
+
+
+def latents_and_timestep():
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(2, 4, 4, 6, generator=generator), torch.tensor([0.9, 0.3])
+
+
+@pytest.mark.parametrize("guidance", [None, 2.5])
+def test_text_to_image_is_diffusers_own(build, guidance):
+    backbone = build(sizes={"guidance_embeds": guidance is not None})
+    streams = make_streams(backbone, references=())
+    latents, timestep = latents_and_timestep()
+    with torch.no_grad():
+        expected = backbone.transformer(
+            hidden_states=pack_latents(latents),
+            encoder_hidden_states=streams.context[0].tokens,
+            pooled_projections=streams.pooled,
+            timestep=timestep,
+            img_ids=target_position_ids(GRID),
+            txt_ids=torch.zeros(3, 3),
+            guidance=None if guidance is None else torch.full((2,), guidance),
+        ).sample
+        assert torch.equal(backbone(latents, timestep, streams, guidance=guidance), unpack_latents(expected, GRID))
+
+
+def test_references_follow_the_target_and_are_cut_off(backbone):
+    """UNO's layout, written by hand with diffusers' class."""
+    latents, timestep = latents_and_timestep()
+    references = (torch.randn(2, 4, 2, 4), torch.randn(2, 4, 6, 2))
+    injector = ReferenceTokensInjector(ReferenceTokensInjector.Config(), backbone=backbone)
+    streams = make_streams(backbone, references=())
+    packed = [pack_latents(image) for image in (latents, *references)]
+    with torch.no_grad():
+        expected = backbone.transformer(
+            hidden_states=torch.cat(packed, dim=1),
+            encoder_hidden_states=streams.context[0].tokens,
+            pooled_projections=streams.pooled,
+            timestep=timestep,
+            img_ids=torch.cat([target_position_ids(GRID), *diagonal_position_ids(GRID, [(1, 2), (3, 1)])]),
+            txt_ids=torch.zeros(3, 3),
+        ).sample[:, : GRID[0] * GRID[1]]
+        result = backbone(latents, timestep, injector(streams, Latents(values=references)))
+    assert torch.equal(result, unpack_latents(expected, GRID))
+
+
+def test_without_a_pooled_vector_the_constant_is_used(build):
+    numbers = [0.1 * n for n in range(12)]
+    backbone = build(constant_pooled=numbers)
+    streams = make_streams(backbone, pooled=False)
+    given = replace(streams, pooled=torch.tensor([numbers, numbers]))
+    with torch.no_grad():
+        assert torch.equal(velocity(backbone, streams), velocity(backbone, given))
+        assert not torch.equal(velocity(backbone, streams), velocity(build(), streams))
+
+
+def test_context_groups_follow_each_other(backbone):
+    streams = make_streams(backbone, context=4)
+    (group,) = streams.context
+    parts = tuple(
+        type(group)(tokens=group.tokens[:, cut], mask=group.mask[:, cut], position_ids=group.position_ids[cut])
+        for cut in (slice(0, 1), slice(1, 4))
+    )
+    split = replace(streams, context=parts)
+    with torch.no_grad():
+        assert torch.equal(velocity(backbone, split), velocity(backbone, streams))
+
+
+class ScaledAttention(FluxAttnProcessor):
+    """Attention whose output is scaled by what an injector hands over."""
+
+    def __call__(self, *args, factor=None, **keywords):
+        outputs = super().__call__(*args, **keywords)
+        return tuple(o * factor for o in outputs) if isinstance(outputs, tuple) else outputs * factor
+
+
+def test_injectors_reach_attention_processors_by_name(backbone):
+    streams = make_streams(backbone)
+    with torch.no_grad():
+        before = velocity(backbone, streams)
+        backbone.transformer.set_attn_processor(ScaledAttention())
+        one, two = (velocity(backbone, replace(streams, attention={"factor": factor})) for factor in (1.0, 2.0))
+    torch.testing.assert_close(one, before)
+    assert not torch.allclose(two, before)
+
+
+def test_gradient_checkpointing_gives_the_same_gradients(build):
+    gradients = []
+    for checkpointing in (False, True):
+        backbone = build(full_training=True, gradient_checkpointing=checkpointing)
+        velocity(backbone, make_streams(backbone)).square().sum().backward()
+        gradients.append({name: p.grad for name, p in backbone.named_parameters()})
+    assert gradients[0].keys() == gradients[1].keys()
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient)
+
+
+def test_low_precision_weights_take_and_give_float32(build):
+    backbone = build(dtype="bfloat16", lora={"rank": 2})
+    streams = make_streams(backbone)
+    result = velocity(backbone, streams)
+    assert result.dtype == torch.float32
+    result.sum().backward()
+    assert {p.dtype for p in backbone.trainable_parameters().values()} == {torch.float32}
+    full = velocity(build(), streams)
+    assert (result - full).norm() < 0.05 * full.norm()  # bfloat16 keeps about 2.5 digits
+
+
+def test_checkpoint_round_trip(build, tmp_path):
+    backbone = build()
+    backbone.transformer.save_pretrained(tmp_path / "transformer")
+    loaded = FluxBackbone(FluxBackbone.Config(checkpoint=str(tmp_path), subfolder="transformer"))
+    streams = make_streams(backbone)
+    with torch.no_grad():
+        assert torch.equal(velocity(loaded, streams), velocity(backbone, streams))
+
+
+def test_full_training_round_trip(build, tmp_path):
+    backbone = build(full_training=True)
+    assert len(backbone.trainable_parameters()) == len(list(backbone.transformer.parameters()))
+    assert all(p.requires_grad for p in backbone.trainable_parameters().values())
+    backbone.save_trained(tmp_path)
+    other = build(full_training=True)
+    torch.nn.init.normal_(other.transformer.proj_out.weight)
+    other.load_trained(tmp_path)
+    streams = make_streams(backbone)
+    with torch.no_grad():
+        assert torch.equal(velocity(other, streams), velocity(backbone, streams))
+    assert isinstance(FluxTransformer2DModel.from_pretrained(tmp_path / "transformer"), FluxTransformer2DModel)
+    wider = build(sizes={"num_layers": 2}, full_training=True)
+    with pytest.raises(CheckpointError, match="does not fit"):
+        wider.load_trained(tmp_path)
+
+
+def test_without_training_everything_is_frozen(backbone, tmp_path):
+    assert not any(p.requires_grad for p in backbone.parameters())
+    assert backbone.trainable_parameters() == {}
+    backbone.save_trained(tmp_path)
+    backbone.load_trained(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_incomplete_checkpoint_is_refused(build, tmp_path):
+    build().transformer.save_pretrained(tmp_path)
+    (file,) = tmp_path.glob("*.safetensors")
+    tensors = load_file(file)
+    lost = tensors.pop("x_embedder.weight")
+    save_file(tensors, file, metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match=r"1 missing keys, such as x_embedder\.weight"):
+        FluxBackbone(FluxBackbone.Config(checkpoint=str(tmp_path)))
+    save_file({**tensors, "x_embedder.weight": lost[:1]}, file, metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match="cannot be loaded"):
+        FluxBackbone(FluxBackbone.Config(checkpoint=str(tmp_path)))
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(CheckpointError, match="cannot be loaded"):
+        FluxBackbone(FluxBackbone.Config(checkpoint=str(tmp_path)))
+
+
+def test_pipeline_folder_without_subfolder_gets_a_hint(build, tmp_path):
+    build().transformer.save_pretrained(tmp_path / "transformer")
+    with pytest.raises(CheckpointError, match="did you mean subfolder 'transformer'"):
+        FluxBackbone(FluxBackbone.Config(checkpoint=str(tmp_path)))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({}, "neither given"),
+        ({"checkpoint": "a/b", "architecture": {}}, "both given"),
+        ({"architecture": {}, "lora": {}, "full_training": True}, "at most one"),
+        ({"architecture": {"axes_dims_rope": [16, 56, 58]}}, "add up to attention_head_dim = 128"),
+        ({"architecture": {"in_channels": 6}}, "multiple of 4"),
+    ],
+)
+def test_config_mistakes(settings, message):
+    with pytest.raises(ValidationError, match=message):
+        FluxBackbone.Config.model_validate(settings)
+
+
+def test_architecture_defaults_are_flux_dev():
+    """Diffusers' own defaults, but for the guidance input that only dev has."""
+    signature = inspect.signature(FluxTransformer2DModel.__init__)
+    defaults = FluxArchitecture().model_dump()
+    assert defaults.pop("guidance_embeds") is True
+    assert defaults == {name: signature.parameters[name].default for name in defaults}
+
+
+def test_bad_inputs_are_refused(build):
+    plain, guided = build(), build(sizes={"guidance_embeds": True})
+    streams = make_streams(plain)
+    with pytest.raises(InputError, match="no guidance input"):
+        velocity(plain, streams, guidance=2.5)
+    with pytest.raises(InputError, match="a guidance input"):
+        velocity(guided, streams, guidance=None)
+    with pytest.raises(InputError, match=r"target_grid is \(2, 3\), but the latents have \(1, 1\)"):
+        plain(torch.zeros(2, 4, 2, 2), torch.ones(2), streams)
+    with pytest.raises(ComponentError, match="has 2 numbers; expected 12"):
+        build(constant_pooled=[0.0, 1.0])

@@ -1,0 +1,89 @@
+import pytest
+import torch
+
+from subjectgen.backbones.context import ContextInjector
+from subjectgen.backbones.packing import diagonal_position_ids, pack_latents
+from subjectgen.backbones.reference_tokens import ReferenceTokensInjector
+from subjectgen.core import ComponentError, Conditioning, Latents, Streams
+
+EMPTY = Streams(target_grid=(2, 3))
+
+
+def conditioning(width=24, pooled=None):
+    return Conditioning(
+        tokens=torch.randn(2, 3, width),
+        mask=torch.tensor([[True, True, False], [True, True, True]]),
+        pooled=None if pooled is None else torch.randn(2, pooled),
+    )
+
+
+def latents(*sizes, channels=4):
+    return Latents(values=tuple(torch.randn(2, channels, height, width) for height, width in sizes))
+
+
+@pytest.fixture
+def context(backbone):
+    return ContextInjector(ContextInjector.Config(), backbone=backbone)
+
+
+@pytest.fixture
+def reference_tokens(backbone):
+    def build(**settings):
+        return ReferenceTokensInjector(ReferenceTokensInjector.Config(**settings), backbone=backbone)
+
+    return build
+
+
+def test_context_keeps_tokens_and_mask_at_position_zero(context):
+    given = conditioning(pooled=12)
+    streams = context(EMPTY, given)
+    (group,) = streams.context
+    assert group.tokens is given.tokens
+    assert group.mask is given.mask
+    assert not group.position_ids.any()
+    assert streams.pooled is given.pooled
+
+
+def test_one_pooled_vector_is_enough(context):
+    once = context(EMPTY, conditioning(pooled=12))
+    assert context(once, conditioning()).pooled is once.pooled
+    with pytest.raises(ComponentError, match="two active branches give a pooled vector"):
+        context(once, conditioning(pooled=12))
+
+
+def test_context_says_both_widths(context):
+    with pytest.raises(ComponentError, match="tokens of width 25; the backbone takes width 24"):
+        context(EMPTY, conditioning(width=25))
+    with pytest.raises(ComponentError, match="pooled vector of width 7; the backbone takes width 12"):
+        context(EMPTY, conditioning(pooled=7))
+
+
+def test_references_of_two_branches_share_one_diagonal(reference_tokens):
+    first, second = latents((4, 2), (2, 2)), latents((2, 6))
+    streams = reference_tokens()(reference_tokens()(EMPTY, first), second)
+    assert streams.image_grids == ((2, 1), (1, 1), (1, 3))
+    expected = diagonal_position_ids(EMPTY.target_grid, streams.image_grids)
+    for group, ids, value in zip(streams.image, expected, (*first.values, *second.values), strict=True):
+        assert torch.equal(group.position_ids, ids)
+        assert torch.equal(group.tokens, pack_latents(value))
+        assert group.mask.all()
+
+
+@pytest.mark.parametrize(
+    ("offset", "first_corner", "second_corner"),
+    [
+        ("diagonal", [0, 2, 3], [0, 2 + 2, 3 + 1]),
+        ("rows", [0, 2, 0], [0, 2 + 2, 0]),
+        ("columns", [0, 0, 3], [0, 0, 3 + 1]),
+        ("none", [0, 0, 0], [0, 0, 0]),
+    ],
+)
+def test_offsets(reference_tokens, offset, first_corner, second_corner):
+    """A 2 x 3 target, then references of 2 x 1 and 1 x 2 tokens."""
+    streams = reference_tokens(offset=offset)(EMPTY, latents((4, 2), (2, 4)))
+    assert [group.position_ids[0].tolist() for group in streams.image] == [first_corner, second_corner]
+
+
+def test_reference_tokens_say_both_widths(reference_tokens):
+    with pytest.raises(ComponentError, match="latents of 5 channels; the backbone takes 4 channels"):
+        reference_tokens()(EMPTY, latents((2, 2), channels=5))

@@ -1,0 +1,171 @@
+import json
+
+import pytest
+import torch
+from diffusers import FluxPipeline, FluxTransformer2DModel
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from subjectgen.backbones.lora import target_modules
+from subjectgen.core import CheckpointError, ComponentError
+from subjectgen.testing.backbone import make_streams, velocity
+
+DOUBLE = ["to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"]
+SINGLE = ["to_q", "to_k", "to_v"]
+
+
+def trained(build, **lora):
+    """A backbone whose adapter does something."""
+    backbone = build(lora={"rank": 2, **lora})
+    generator = torch.Generator().manual_seed(3)
+    for parameter in backbone.trainable_parameters().values():
+        parameter.data = torch.randn(parameter.shape, generator=generator) * 0.1
+    return backbone
+
+
+def answer(backbone):
+    with torch.no_grad():
+        return velocity(backbone, make_streams(backbone))
+
+
+@pytest.mark.parametrize(("targets", "single_out"), [("attention", []), ("attention_and_proj_out", ["proj_out"])])
+def test_adapted_modules_are_the_listed_ones(build, targets, single_out):
+    backbone = build(sizes={"num_layers": 2, "num_single_layers": 2}, lora={"rank": 2, "targets": targets})
+    expected = {f"transformer_blocks.{i}.attn.{name}" for i in range(2) for name in DOUBLE}
+    expected |= {f"single_transformer_blocks.{i}.attn.{name}" for i in range(2) for name in SINGLE}
+    expected |= {f"single_transformer_blocks.{i}.{name}" for i in range(2) for name in single_out}
+    adapted = {name for name, module in backbone.transformer.named_modules() if hasattr(module, "lora_A")}
+    assert adapted == expected
+    assert set(target_modules(build(sizes={"num_layers": 2, "num_single_layers": 2}).transformer, targets)) == expected
+
+
+def test_a_fresh_adapter_changes_nothing(build):
+    assert torch.equal(answer(build(lora={"rank": 2})), answer(build()))
+
+
+def test_only_the_adapter_is_trained(build):
+    backbone = trained(build)
+    velocity(backbone, make_streams(backbone)).square().sum().backward()
+    names = {name for name, p in backbone.named_parameters() if p.grad is not None}
+    assert names == {name for name, p in backbone.named_parameters() if p.requires_grad}
+    assert len(names) == len(backbone.trainable_parameters()) == 2 * (len(DOUBLE) + len(SINGLE))
+    assert all(p.grad.any() for p in backbone.trainable_parameters().values())
+
+
+@pytest.mark.parametrize("alpha", [None, 1.0, 8.0])
+def test_the_update_is_alpha_over_rank_times_b_a(build, alpha):
+    backbone, plain = trained(build, alpha=alpha), build()
+    layer = backbone.transformer.transformer_blocks[0].attn.to_q
+    a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
+    scale = (2 if alpha is None else alpha) / 2
+    x = torch.randn(5, a.shape[1])
+    expected = plain.transformer.transformer_blocks[0].attn.to_q(x) + scale * x @ (b @ a).T
+    torch.testing.assert_close(layer(x), expected)
+
+
+def test_round_trip(build, tmp_path):
+    backbone = trained(build, alpha=3.0)
+    backbone.save_trained(tmp_path)
+    other = build(lora={"rank": 2, "alpha": 3.0})
+    other.load_trained(tmp_path)
+    assert torch.equal(answer(other), answer(backbone))
+    assert not torch.equal(answer(other), answer(build()))
+    assert [file.name for file in tmp_path.iterdir()] == ["lora.safetensors"]
+
+
+@pytest.mark.parametrize("targets", ["attention", "attention_and_proj_out"])
+def test_a_plain_transformer_loads_the_file(build, tmp_path, targets):
+    backbone = trained(build, alpha=3.0, targets=targets)
+    backbone.save_trained(tmp_path)
+    plain = build()
+    plain.transformer.load_lora_adapter(tmp_path, weight_name="lora.safetensors")
+    torch.testing.assert_close(answer(plain), answer(backbone))
+
+
+def test_a_plain_pipeline_loads_the_file(build, tmp_path):
+    backbone = trained(build, alpha=3.0)
+    backbone.save_trained(tmp_path)
+    plain = build()
+    tensors, _, header = FluxPipeline.lora_state_dict(tmp_path, return_alphas=True, return_lora_metadata=True)
+    FluxPipeline.load_lora_into_transformer(
+        tensors, network_alphas=None, transformer=plain.transformer, metadata=header
+    )
+    torch.testing.assert_close(answer(plain), answer(backbone))
+
+
+def test_the_header_tells_rank_alpha_and_targets(build, tmp_path):
+    trained(build, alpha=3.0).save_trained(tmp_path)
+    with safe_open(tmp_path / "lora.safetensors", framework="pt") as file:
+        header = json.loads(file.metadata()["lora_adapter_metadata"])
+    assert (header["transformer.r"], header["transformer.lora_alpha"]) == (2, 3.0)
+    assert header["transformer.target_modules"] == sorted(target_modules(build().transformer, "attention"))
+
+
+def test_merging_keeps_the_function_and_leaves_a_plain_transformer(build):
+    backbone = trained(build, alpha=3.0, targets="attention_and_proj_out")
+    before = answer(backbone)
+    backbone.merge_lora()
+    torch.testing.assert_close(answer(backbone), before, rtol=1e-4, atol=1e-5)
+    plain = build().transformer
+    assert isinstance(backbone.transformer, FluxTransformer2DModel)
+    assert [name for name, _ in backbone.transformer.named_parameters()] == [
+        name for name, _ in plain.named_parameters()
+    ]
+    assert backbone.trainable_parameters() == {}
+    backbone.merge_lora()
+    with pytest.raises(ComponentError, match="merged"):
+        backbone.save_trained("unused")
+
+
+@pytest.fixture
+def saved(build, tmp_path):
+    trained(build).save_trained(tmp_path)
+    return tmp_path / "lora.safetensors"
+
+
+def rewrite(path, change):
+    with safe_open(path, framework="pt") as file:
+        header = file.metadata()
+    save_file(change(load_file(path)), path, metadata=header)
+
+
+def test_a_file_for_other_modules_is_refused(build, saved):
+    rewrite(saved, lambda tensors: {"unet." + name: value for name, value in tensors.items()})
+    with pytest.raises(CheckpointError, match="match no adapted module, such as unet"):
+        build(lora={"rank": 2}).load_trained(saved.parent)
+
+
+def test_a_file_that_misses_modules_is_refused(build, saved):
+    with pytest.raises(CheckpointError, match=r"2 of 24 tensors are missing, such as .*proj_out"):
+        build(lora={"rank": 2, "targets": "attention_and_proj_out"}).load_trained(saved.parent)
+
+
+def test_another_rank_or_alpha_is_refused(build, saved):
+    with pytest.raises(CheckpointError, match=r"expected \(3, 32\) \(lora.rank is 3\)"):
+        build(lora={"rank": 3, "alpha": 2}).load_trained(saved.parent)
+    with pytest.raises(CheckpointError, match=r"made with alpha 2.*lora\.alpha is 5"):
+        build(lora={"rank": 2, "alpha": 5}).load_trained(saved.parent)
+
+
+def test_a_refused_file_leaves_the_adapter_as_it_was(build, saved):
+    rewrite(saved, lambda tensors: {n: v[:1] if "single" in n and "lora_A" in n else v for n, v in tensors.items()})
+    backbone = trained(build)
+    before = answer(backbone)
+    with pytest.raises(CheckpointError, match="has shape"):
+        backbone.load_trained(saved.parent)
+    assert torch.equal(answer(backbone), before)
+
+
+def test_unreadable_files_are_refused(build, saved):
+    backbone = build(lora={"rank": 2})
+    saved.write_bytes(saved.read_bytes()[:200])
+    with pytest.raises(CheckpointError, match="not a readable safetensors file"):
+        backbone.load_trained(saved.parent)
+    saved.unlink()
+    with pytest.raises(CheckpointError, match="no such file"):
+        backbone.load_trained(saved.parent)
+
+
+def test_a_backbone_without_an_adapter_refuses_the_file(build, saved):
+    with pytest.raises(CheckpointError, match=r"set backbone\.lora"):
+        build().load_trained(saved.parent)

@@ -1,0 +1,1 @@
+"""Timestep grids, stage masks, guidance and branch dropout as one object."""
