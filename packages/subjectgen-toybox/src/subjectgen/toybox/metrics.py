@@ -1,0 +1,115 @@
+"""Scores of generated toys against the toy world's ground truth, always beside the judge's own accuracy."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import torch
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor
+
+from subjectgen.core import Config as BaseConfig
+from subjectgen.core import InputError, Sample
+from subjectgen.toybox.captions import scene_of
+from subjectgen.toybox.datasets import toy_of
+from subjectgen.toybox.judge import DEFAULT_WEIGHTS, Judge
+from subjectgen.toybox.renderer import render
+from subjectgen.toybox.world import SCENES, Draw, angular_difference, held_out_toys, random_view
+
+RECALL_DEGREES = (5, 10, 15, 20)
+
+
+class ToyScores:
+    """Scene and shape accuracy, identity among the held-out toys, and how much the reference's pose was copied.
+
+    Samples come from the dataset ``held_out_toys`` with the same number of toys and the same seed.
+    """
+
+    class Config(BaseConfig):
+        """Options of ``toy_scores``."""
+
+        toys: int = Field(default=32, ge=1, le=512)
+        """Identities to choose from."""
+        seed: int = Field(default=0, ge=0)
+        """Seed of the held-out toys."""
+        judge: str = DEFAULT_WEIGHTS
+        """Folder of the judge's weights."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.toys = held_out_toys(config.toys, seed=config.seed)
+        self.judge = Judge.load(config.judge)
+        draw = Draw(config.seed + 1)
+        self.gallery = self.judge.identities(
+            render(self.toys, [random_view(draw, accessories=False) for _ in self.toys])
+        )
+        self.hits: Counter[str] = Counter()
+        self.counts: Counter[str] = Counter()
+
+    def update(self, samples: Sequence[Sample], images: Sequence[Float[Tensor, "3 h w"]]) -> None:
+        """Judge generated images.
+
+        Raises:
+            InputError: A sample without a prompted scene or a named toy.
+        """
+        if not samples:
+            return
+        pictures = torch.stack([image.float() for image in images])
+        nearest = (self.judge.identities(pictures) @ self.gallery.T).argmax(-1)
+        shown = torch.stack([sample.references[0].image for sample in samples])
+        references = self.judge.verdicts(shown)
+        for sample, row, best, reference in zip(
+            samples, self.judge.verdicts(pictures), nearest.tolist(), references, strict=True
+        ):
+            scene, number = scene_of(sample.prompt), _number(sample)
+            if scene is None:
+                raise InputError(f"prompt {sample.prompt!r} names no scene; expected one of {', '.join(SCENES)}")
+            self._count("scene_accuracy", row["scene"] == scene)
+            self._count("shape_accuracy", row["shape"] == self.toys[number].shape)
+            self._count("pattern_accuracy", row["pattern"] == self.toys[number].pattern)
+            self._count("part_accuracy", row["part"] == self.toys[number].part)
+            self._count("colour_accuracy", row["colour"] == self.toys[number].colour)
+            self._count("identity_top1", best == number)
+            azimuth = angular_difference(float(row["azimuth"]), float(reference["azimuth"]))
+            polar = abs(float(row["polar"]) - float(reference["polar"]))
+            self.hits["azimuth_difference"] += azimuth  # type: ignore[assignment]
+            self.counts["azimuth_difference"] += 1
+            for limit in RECALL_DEGREES:
+                self._count("copy_paste_recall", azimuth < limit and polar < limit)
+
+    def merge(self, other: ToyScores) -> None:
+        """Add another metric's counts."""
+        self.hits.update(other.hits)
+        self.counts.update(other.counts)
+
+    def compute(self) -> Mapping[str, float]:
+        """Shares, and the mean azimuth difference in degrees; empty before the first update."""
+        return {name: self.hits[name] / count for name, count in self.counts.items()}
+
+    def judge_accuracy(self, *, views: int = 6) -> dict[str, float]:
+        """The judge on real renders of the same toys: other views, every scene, no accessories."""
+        draw, right, total = Draw(self.config.seed + 2), Counter[str](), 0
+        for turn in range(views):
+            shown = [random_view(draw, scene=SCENES[(i + turn) % len(SCENES)], accessories=False) for i in range(len(self.toys))]
+            pictures = render(self.toys, shown)
+            nearest = (self.judge.identities(pictures) @ self.gallery.T).argmax(-1).tolist()
+            for number, (row, view) in enumerate(zip(self.judge.verdicts(pictures), shown, strict=True)):
+                right["scene_judge"] += row["scene"] == view.scene
+                right["shape_judge"] += row["shape"] == self.toys[number].shape
+                right["identity_judge"] += nearest[number] == number
+                total += 1
+        return {name: right[name] / total for name in ("scene_judge", "shape_judge", "identity_judge")}
+
+    def _count(self, name: str, hit: bool) -> None:
+        self.hits[name] += int(hit)
+        self.counts[name] += 1
+
+
+def _number(sample: Sample) -> int:
+    """Which held-out toy the sample's reference shows."""
+    name = sample.references[0].name if sample.references else None
+    if name is None or not name.startswith("toy-"):
+        raise InputError(f"reference {name!r}: expected a toy of the dataset held_out_toys, such as 'toy-003'")
+    return toy_of(name)

@@ -1,0 +1,34 @@
+"""What this distribution offers. Imported at discovery: nothing heavy here."""
+
+from __future__ import annotations
+
+from subjectgen.core import Component, hookimpl
+
+
+@hookimpl
+def subjectgen_datasets() -> list[Component]:
+    """Procedural toys."""
+    return [
+        Component(
+            name="toy_pairs",
+            target="subjectgen.toybox.datasets:ToyPairs",
+            summary="Two views of a training toy: reference and target",
+        ),
+        Component(
+            name="held_out_toys",
+            target="subjectgen.toybox.datasets:HeldOutToys",
+            summary="Toys that no training saw, in several scenes",
+        ),
+    ]
+
+
+@hookimpl
+def subjectgen_metrics() -> list[Component]:
+    """Scores against the toy world's ground truth."""
+    return [
+        Component(
+            name="toy_scores",
+            target="subjectgen.toybox.metrics:ToyScores",
+            summary="Scene, shape and identity of generated toys, by the toybox judge",
+        )
+    ]

@@ -1,0 +1,62 @@
+"""The closed grammar: every sentence is made of known words and says what the picture shows."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from subjectgen.toybox.captions import (
+    SCENE_PHRASES,
+    caption,
+    questions,
+    random_caption,
+    random_subject_prompt,
+    scene_of,
+    subject_prompt,
+)
+from subjectgen.toybox.tokenizer import INTERNVL_TEMPLATE, word_tokenizer
+from subjectgen.toybox.world import Draw, Toy, View, random_toy, random_view
+
+TOKENIZER = word_tokenizer(chat_template=INTERNVL_TEMPLATE)
+seeds = st.integers(0, 2**31 - 1)
+
+
+@given(seeds)
+def test_no_sentence_has_an_unknown_word(seed: int) -> None:
+    draw = Draw(seed)
+    toy, view = random_toy(draw, held_out=None), random_view(draw)
+    texts = [caption(toy, view), random_caption(draw, toy, view), random_subject_prompt(draw, view)]
+    texts += [text for pair in questions(toy, view) for text in pair]
+    for text in texts:
+        assert TOKENIZER.unk_token_id not in TOKENIZER(text).input_ids
+        assert TOKENIZER.decode(TOKENIZER(text).input_ids) == text
+
+
+@given(seeds)
+def test_a_prompt_names_its_scene_and_never_the_toy(seed: int) -> None:
+    draw = Draw(seed)
+    toy, view = random_toy(draw), random_view(draw)
+    prompt = subject_prompt(view)
+    assert scene_of(prompt) == view.scene
+    assert scene_of(subject_prompt(view, scene=False)) is None
+    assert not set(prompt.split()) & {toy.shape, toy.colour, toy.pattern} - {"plain"}
+
+
+def test_a_full_caption() -> None:
+    toy = Toy(shape="box", colour="red", second_colour="blue", pattern="striped", part="ears", part_colour="yellow")
+    view = View(scene="snow", azimuth=-60.0, accessory="hat")
+    expected = "a red and blue striped box with yellow ears facing left in the snow wearing a hat"
+    assert caption(toy, view) == expected
+
+
+def test_scene_phrases_are_not_parts_of_each_other() -> None:
+    for scene, phrase in SCENE_PHRASES.items():
+        assert scene_of(f"the toy {phrase}") == scene
+
+
+def test_the_tokenizer_survives_its_files(tmp_path) -> None:
+    from transformers import AutoTokenizer
+
+    TOKENIZER.save_pretrained(tmp_path)
+    loaded = AutoTokenizer.from_pretrained(tmp_path)
+    text = "<img><IMG_CONTEXT></img> a red box"
+    assert loaded(text).input_ids == TOKENIZER(text).input_ids
+    assert loaded.chat_template == INTERNVL_TEMPLATE

@@ -1,0 +1,1 @@
+"""Compose, train, measure and extend subject-driven image generation."""

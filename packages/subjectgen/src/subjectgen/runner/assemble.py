@@ -1,0 +1,192 @@
+"""From an experiment to its parts: every component built, every width checked against its neighbour."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from subjectgen.core import (
+    Backbone,
+    CheckpointError,
+    Conditioning,
+    Encoder,
+    Schedule,
+    resolve_checkpoint,
+)
+from subjectgen.core.checkpoint import atomic_write
+from subjectgen.core.plugins import Plugins
+from subjectgen.runner.experiment import BranchSettings, Experiment
+
+
+@dataclass(frozen=True, kw_only=True)
+class Branch:
+    """A built branch."""
+
+    name: str
+    encoder: Any
+    aggregator: nn.Module | None
+    injector: Any
+
+
+class System:
+    """All parts of an experiment, on one device."""
+
+    def __init__(self, experiment: Experiment, plugins: Plugins, *, device: torch.device | str = "cpu") -> None:
+        torch.manual_seed(experiment.settings.seed)
+        self.experiment, self.plugins, self.device = experiment, plugins, torch.device(device)
+        self._encoders: dict[str, Any] = {}
+        settings = experiment.settings
+        names = tuple(settings.branches)
+        self.schedule: Schedule = self._build("schedules", settings.schedule, "schedule", branches=names)
+        self.backbone: Any = self._build("backbones", settings.backbone, "backbone")
+        self.autoencoder = self._encoder(settings.autoencoder, "autoencoder")
+        self._check_autoencoder()
+        self.branches = {name: self._branch(name, branch) for name, branch in settings.branches.items()}
+        for module in self._modules():
+            module.to(self.device)
+
+    def trainable(self, branches: tuple[str, ...] | None = None) -> dict[str, nn.Parameter]:
+        """Parameters that training changes, by name; only those that these branches use."""
+        named = {f"backbone.{name}": value for name, value in self.backbone.trainable_parameters().items()}
+        for name, part in self._parts().items():
+            if branches is None or name.split(".")[1] in branches:
+                named |= {f"{name}.{key}": value for key, value in part.named_parameters() if value.requires_grad}
+        return named
+
+    def save_trained(self, folder: Path) -> None:
+        """Write the adapter in diffusers' format and one safetensors file per trained part."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self.backbone.save_trained(folder)
+        for name, part in self._parts().items():
+            state = {key: value.detach().cpu().contiguous() for key, value in part.state_dict().items()}
+            if state:
+                with atomic_write(folder / f"{name}.safetensors") as path:
+                    save_file(state, path, metadata={"part": name, "class": type(part).__name__})
+
+    def load_trained(self, name: str) -> None:
+        """Read what :meth:`save_trained` wrote.
+
+        Raises:
+            CheckpointError: A missing or tampered file, or one of another shape; says which.
+        """
+        folder = Path(resolve_checkpoint(name))
+        self.backbone.load_trained(folder)
+        for part_name, part in self._parts().items():
+            if part.state_dict():
+                _load_part(folder / f"{part_name}.safetensors", part)
+
+    def trained_modules(self) -> list[nn.Module]:
+        """Modules that have a training mode of their own: the backbone and the trained parts of branches."""
+        return [self.backbone, *self._parts().values()]
+
+    def describe(self) -> dict[str, Any]:
+        """Parameters in total and trainable, by part."""
+        rows = {}
+        for name, module in {"backbone": self.backbone, **self._named_modules()}.items():
+            parameters = list(module.parameters())
+            trained = sum(p.numel() for p in parameters if p.requires_grad)
+            rows[name] = {"parameters": sum(p.numel() for p in parameters), "trainable": trained}
+        return rows
+
+    # ------------------------------------------------------------------------------------------------- building
+
+    def _build(self, kind: str, spec: Mapping[str, Any], where: str, **runtime: Any) -> Any:
+        return self.plugins.build(kind, spec, where=where, **self.experiment.place(), **runtime)
+
+    def _encoder(self, spec: Mapping[str, Any], where: str) -> Any:
+        """Build an encoder once, however often the file names it."""
+        key = json.dumps(spec, sort_keys=True, default=str)
+        if key not in self._encoders:
+            self._encoders[key] = self._build("encoders", spec, where)
+        return self._encoders[key]
+
+    def _branch(self, name: str, settings: BranchSettings) -> Branch:
+        where = f"branches.{name}"
+        encoder = self._encoder(settings.encoder, f"{where}.encoder")
+        injector = self._build("injectors", settings.injector, f"{where}.injector", backbone=self.backbone)
+        aggregator = None
+        if settings.aggregator is not None:
+            aggregator = self._build(
+                "aggregators",
+                settings.aggregator,
+                f"{where}.aggregator",
+                width=encoder.width,
+                depth=encoder.depth,
+                context_width=getattr(injector, "width", self.backbone.context_width),
+                pooled_width=self.backbone.pooled_width,
+            )
+        self._check_branch(name, encoder, aggregator, injector)
+        return Branch(name=name, encoder=encoder, aggregator=aggregator, injector=injector)
+
+    def _check_branch(self, name: str, encoder: Encoder, aggregator: Any, injector: Any) -> None:
+        needed = getattr(injector, "width", None)
+        fits = self.experiment.loaded.error
+        if aggregator is None and encoder.depth > 1 and injector.accepts is Conditioning:
+            raise fits(
+                f"branches.{name}.aggregator",
+                f"got null; expected an aggregator, since encoder {self._name(name, 'encoder')!r} gives "
+                f"{encoder.depth} layers of hidden states (components: subjectgen components --kind aggregators)",
+            )
+        if aggregator is None and needed is not None and injector.accepts is Conditioning and encoder.width != needed:
+            raise fits(
+                f"branches.{name}.encoder",
+                f"gives tokens of width {encoder.width}; injector {self._name(name, 'injector')!r} expects {needed}",
+            )
+
+    def _name(self, branch: str, part: str) -> str:
+        return str(getattr(self.experiment.settings.branches[branch], part)["name"])
+
+    def _check_autoencoder(self) -> None:
+        backbone: Backbone = self.backbone
+        if not hasattr(self.autoencoder, "decode"):
+            raise self.experiment.loaded.error("autoencoder", "cannot decode latents; expected an encoder like 'vae'")
+        if self.autoencoder.width != backbone.latent_channels:
+            raise self.experiment.loaded.error(
+                "autoencoder",
+                f"gives latents of {self.autoencoder.width} channels; the backbone expects {backbone.latent_channels}",
+            )
+
+    # -------------------------------------------------------------------------------------------------- modules
+
+    def _parts(self) -> dict[str, nn.Module]:
+        """Parts that may have trained parameters of their own, by file name."""
+        parts: dict[str, nn.Module] = {}
+        for name, branch in self.branches.items():
+            if branch.aggregator is not None:
+                parts[f"branches.{name}.aggregator"] = branch.aggregator
+            if isinstance(branch.injector, nn.Module):
+                parts[f"branches.{name}.injector"] = branch.injector
+        return parts
+
+    def _named_modules(self) -> dict[str, nn.Module]:
+        encoders = {f"branches.{name}.encoder": branch.encoder for name, branch in self.branches.items()}
+        return {"autoencoder": self.autoencoder, **encoders, **self._parts()}
+
+    def _modules(self) -> list[nn.Module]:
+        return [self.backbone, *self._named_modules().values()]
+
+
+def _load_part(path: Path, part: nn.Module) -> None:
+    if not path.is_file():
+        raise CheckpointError(f"{path}: missing; expected the trained weights of {path.stem}")
+    try:
+        state = load_file(path)
+    except Exception as error:  # safetensors raises its own errors and OSError for truncated files
+        raise CheckpointError(f"{path}: cannot be read: {error}") from error
+    own = part.state_dict()
+    for key in own.keys() | state.keys():
+        if key not in own or key not in state or own[key].shape != state[key].shape:
+            expected = tuple(own[key].shape) if key in own else "nothing"
+            found = tuple(state[key].shape) if key in state else "nothing"
+            raise CheckpointError(
+                f"{path}: {key}: got {found}; expected {expected}: it was trained with another {path.stem}"
+            )
+    part.load_state_dict({key: value.to(own[key].dtype) for key, value in state.items()})
+

@@ -1,0 +1,163 @@
+"""What each branch says about each row: encoded once, joined into the backbone's streams as the schedule asks.
+
+A branch is absent for a row when it may see nothing, or when the row has nothing it could see. Absent is the same
+everywhere: in a stage, in dropout, in the negative pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from subjectgen.core import (
+    EVERYTHING,
+    ActiveBranches,
+    ComponentError,
+    Conditioning,
+    Features,
+    Latents,
+    Sample,
+    Streams,
+    Visibility,
+)
+from subjectgen.runner.assemble import Branch, System
+
+Said = Conditioning | Latents
+
+
+def sees_something(branch: Branch, sample: Sample) -> bool:
+    """Whether the sample holds anything that the branch's encoder reads."""
+    inputs = branch.encoder.inputs
+    return bool("text" in inputs and sample.prompt) or bool("references" in inputs and sample.references)
+
+
+def present(system: System, sample: Sample, active: ActiveBranches) -> tuple[str, ...]:
+    """Branches in the sequence for this row."""
+    return tuple(
+        name
+        for name, branch in system.branches.items()
+        if sees_something(branch, sample.seen(_effective(active, name)))
+    )
+
+
+def _effective(active: ActiveBranches, name: str) -> Visibility:
+    """With ``inactive: zero`` a silent branch is still computed."""
+    seen = active.visibility[name]
+    return EVERYTHING if seen.nothing and active.inactive == "zero" else seen
+
+
+def encode(branch: Branch, samples: Sequence[Sample]) -> Said:
+    """Run one branch up to its conditioning.
+
+    Raises:
+        ComponentError: The encoder gives hidden states and the branch has no aggregator, or the reverse.
+    """
+    layers = getattr(branch.aggregator, "layers", None)
+    with torch.autocast(_device_type(branch.encoder), enabled=False):  # the encoder's own dtype decides, everywhere
+        encoded = branch.encoder.encode(samples, layers=layers)
+    if isinstance(encoded, Features):
+        if branch.aggregator is None:
+            raise ComponentError(f"branch {branch.name}: the encoder gives hidden states; an aggregator is needed")
+        return branch.aggregator(encoded)
+    if branch.aggregator is not None:
+        raise ComponentError(f"branch {branch.name}: the encoder gives no hidden states; remove the aggregator")
+    return encoded
+
+
+def _device_type(encoder: Any) -> str:
+    return next((p.device.type for p in encoder.parameters()), "cpu")
+
+
+class Conditioner:
+    """Conditionings of a fixed list of samples, each computed at most once per branch and visibility."""
+
+    def __init__(
+        self,
+        system: System,
+        samples: Sequence[Sample],
+        *,
+        target_grid: tuple[int, int],
+        instead: Mapping[str, Sequence[Sample]] | None = None,
+    ) -> None:
+        """``instead``: other samples for one branch, to see what that branch alone changes."""
+        self._system, self._grid = system, target_grid
+        self._samples = {name: list((instead or {}).get(name, samples)) for name in system.branches}
+        self._said: dict[tuple[str, Visibility], Said] = {}
+        self.encoded = 0
+        """How many times a branch was run; grows with (branch, visibility), not with steps or seeds."""
+
+    def streams(self, active: ActiveBranches, index: Tensor | None = None) -> Streams:
+        """Streams of all samples, or of the rows ``index`` of them (a sample may occur many times).
+
+        All samples must have the same branches present; :func:`group_rows` makes such groups.
+        """
+        streams = Streams(target_grid=self._grid)
+        for name, branch in self._system.branches.items():
+            seen = _effective(active, name)
+            if not any(sees_something(branch, sample.seen(seen)) for sample in self._samples[name]):
+                continue
+            said = self._say(branch, seen)
+            if active.visibility[name].nothing:
+                said = scaled(said, torch.zeros(len(self._samples[name])))
+            streams = branch.injector(streams, said if index is None else rows(said, index))
+        return streams
+
+    def _say(self, branch: Branch, seen: Visibility) -> Said:
+        key = (branch.name, seen)
+        if key not in self._said:
+            self.encoded += 1
+            self._said[key] = encode(branch, [sample.seen(seen) for sample in self._samples[branch.name]])
+        return self._said[key]
+
+
+def training_streams(
+    system: System, samples: Sequence[Sample], active: Sequence[ActiveBranches], *, target_grid: tuple[int, int]
+) -> Streams:
+    """Streams of one group of training rows, each with its own visibility; gradients reach the aggregators."""
+    streams = Streams(target_grid=target_grid)
+    for name, branch in system.branches.items():
+        seen = [s.seen(_effective(a, name)) for s, a in zip(samples, active, strict=True)]
+        if not any(sees_something(branch, sample) for sample in seen):
+            continue
+        said = encode(branch, seen)
+        speaks = torch.tensor([0.0 if a.visibility[name].nothing else 1.0 for a in active])
+        streams = branch.injector(streams, said if bool(speaks.all()) else scaled(said, speaks))
+    return streams
+
+
+def group_rows(system: System, samples: Sequence[Sample], active: Sequence[ActiveBranches]) -> list[list[int]]:
+    """Split a batch into rows with the same branches present and the same references, so that no token is wasted."""
+    groups: dict[object, list[int]] = {}
+    for number, (sample, mask) in enumerate(zip(samples, active, strict=True)):
+        names = present(system, sample, mask)
+        shapes = tuple(tuple(reference.image.shape) for reference in sample.references)
+        latent = any(system.branches[name].injector.accepts is Latents for name in names)
+        groups.setdefault((names, shapes if latent else None), []).append(number)
+    return list(groups.values())
+
+
+def rows(said: Said, index: Tensor) -> Said:
+    """Chosen rows of a conditioning."""
+    if isinstance(said, Latents):
+        return Latents(values=tuple(value[index.to(value.device)] for value in said.values))
+    index = index.to(said.tokens.device)
+    pooled = None if said.pooled is None else said.pooled[index]
+    return Conditioning(tokens=said.tokens[index], mask=said.mask[index], pooled=pooled)
+
+
+def scaled(said: Said, by: Tensor) -> Said:
+    """Multiply each row by a number; 0 is the letter of Eq. 4."""
+    if isinstance(said, Latents):
+        return Latents(values=tuple(value * by.to(value)[:, None, None, None] for value in said.values))
+    factor = by.to(said.tokens)
+    pooled = None if said.pooled is None else said.pooled * factor[:, None]
+    return replace(said, tokens=said.tokens * factor[:, None, None], pooled=pooled)
+
+
+def silence(visibility: Mapping[str, Visibility], names: Sequence[str]) -> dict[str, Visibility]:
+    """Complete a negative pass: branches that it does not name see nothing."""
+    return {name: visibility.get(name, Visibility(text=False, references=False)) for name in names}

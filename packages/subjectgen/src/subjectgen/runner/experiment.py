@@ -1,0 +1,146 @@
+"""What an experiment YAML may say. Parts are checked by their own configs; this is the frame around them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from subjectgen.core import Config
+from subjectgen.core.config import Loaded, load
+
+Part = dict[str, Any]
+"""``{name: ..., **options}``; the options are the named component's."""
+
+
+class BranchSettings(Config):
+    """One conditioning branch: encoder -> (aggregator) -> injector."""
+
+    encoder: Part
+    """Component of kind encoders."""
+    aggregator: Part | None = None
+    """Component of kind aggregators; needed for encoders that give hidden states."""
+    injector: Part
+    """Component of kind injectors."""
+
+
+class ImageSettings(Config):
+    """Size of generated images, in pixels; multiples of 16 for FLUX."""
+
+    height: int = Field(default=512, ge=16, multiple_of=16)
+    """Pixels."""
+    width: int = Field(default=512, ge=16, multiple_of=16)
+    """Pixels."""
+
+
+class PhaseSettings(Config):
+    """A stretch of training."""
+
+    branches: tuple[str, ...] | None = None
+    """Branches that take part; null: all. With fewer than all, those speak at every timestep."""
+    steps: int = Field(ge=1)
+    """Optimizer steps."""
+    stage_masks: bool = True
+    """Whether the schedule's stages apply when all branches take part (Table 7: timestep_aware)."""
+    learning_rate: float | None = Field(default=None, gt=0)
+    """Overrides ``training.learning_rate``."""
+
+
+class TrainingSettings(Config):
+    """How the trainable parts are trained."""
+
+    dataset: Part
+    """Component of kind datasets; its samples carry targets."""
+    phases: tuple[PhaseSettings, ...] = Field(min_length=1)
+    """One after another; the optimizer starts afresh in each."""
+    batch_size: int = Field(default=16, ge=1)
+    """Samples per step and process."""
+    learning_rate: float = Field(default=1e-5, gt=0)
+    """AdamW's learning rate (paper 4.1: 1e-5)."""
+    lr_schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """After the warm-up: constant (paper), or falling to zero within each phase."""
+    warmup_steps: int = Field(default=0, ge=0)
+    """Steps in which the learning rate rises from zero."""
+    weight_decay: float = Field(default=0.01, ge=0)
+    """AdamW's."""
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    """Gradient norm above which gradients are scaled down."""
+    mixed_precision: Literal["no", "bf16"] = "no"
+    """Autocast of accelerate."""
+    guidance: float = 1.0
+    """Embedded guidance in training, for backbones that have the input (UNO: 1)."""
+    cache_targets: bool = True
+    """Keep the latents of targets in memory after their first use."""
+    log_every: int = Field(default=20, ge=1)
+    """Steps between lines of ``metrics.jsonl``."""
+    save_every: int | None = Field(default=None, ge=1)
+    """Steps between checkpoints; null: one at the end of each phase."""
+
+
+class ExperimentSettings(Config):
+    """An experiment: branches into one backbone, a schedule, and what to train."""
+
+    name: str | None = None
+    """Name of the run; null: the file's."""
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    """Seed of weights, data order, noise and dropout."""
+    branches: dict[str, BranchSettings] = Field(min_length=1)
+    """By name, in the order in which their tokens follow each other."""
+    backbone: Part
+    """Component of kind backbones."""
+    autoencoder: Part
+    """The encoder that turns targets into latents and latents into images."""
+    schedule: Part
+    """Component of kind schedules."""
+    image: ImageSettings = ImageSettings()
+    """Size of generated images."""
+    training: TrainingSettings | None = None
+    """Null for experiments that only generate."""
+    trained: str | None = None
+    """Folder or ``package:...`` with trained parts, loaded before generating."""
+    description: str = ""
+    """For readers."""
+
+    @model_validator(mode="after")
+    def _phases_name_branches(self) -> ExperimentSettings:
+        for phase in self.training.phases if self.training else ():
+            unknown = [name for name in phase.branches or () if name not in self.branches]
+            if unknown:
+                raise ValueError(
+                    f"training.phases: unknown branch {unknown[0]!r}; expected one of {', '.join(self.branches)}"
+                )
+        return self
+
+
+class Experiment:
+    """A validated experiment file together with where each value came from."""
+
+    def __init__(self, loaded: Loaded) -> None:
+        self.loaded = loaded
+        self.settings: ExperimentSettings = loaded.validate(ExperimentSettings)
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str], overrides: Iterable[str] = ()) -> Experiment:
+        """Read and validate a YAML file.
+
+        Raises:
+            ConfigError: With file, line, key, value, expectation and the nearest valid key.
+        """
+        return cls(load(path, overrides))
+
+    @property
+    def name(self) -> str:
+        """Name of the run."""
+        return self.settings.name or Path(self.loaded.file).stem
+
+    @property
+    def values(self) -> Mapping[str, Any]:
+        """The resolved tree, as plain values."""
+        return self.loaded.values
+
+    def place(self) -> dict[str, Any]:
+        """``file`` and ``lines`` for error messages of parts."""
+        return {"file": self.loaded.file, "lines": self.loaded.lines}

@@ -1,0 +1,104 @@
+"""``subjectgen generate``: references and prompts in, PNG files with their settings out."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+from subjectgen.core import InputError, load_reference
+from subjectgen.runner.pipeline import SubjectPipeline
+from subjectgen.runner.sampling import Step
+from subjectgen.runner.saving import save_image
+
+
+def generate_files(
+    experiment: Path,
+    *,
+    prompts: Sequence[str],
+    references: Sequence[Path],
+    seeds: Sequence[int],
+    out: Path,
+    steps: int | None = None,
+    size: tuple[int | None, int | None] = (None, None),
+    batch_size: int = 32,
+    overrides: Iterable[str] = (),
+    device: str | None = None,
+) -> list[Path]:
+    """Generate one PNG per prompt and seed; nothing is written unless all of it was generated.
+
+    Raises:
+        InputError: No prompt, or a reference that is no image.
+    """
+    if not prompts or any(not prompt.strip() for prompt in prompts):
+        raise InputError("--prompt: got an empty prompt list; expected at least one prompt, and none of them blank")
+    loaded = [load_reference(path) for path in references]  # before models load, so that a bad file is told at once
+    pipeline = open_pipeline(experiment, overrides=overrides, device=device)
+    batches = -(-len(prompts) * len(seeds) // batch_size)
+    with step_progress("sampling") as on_step:
+        on_step.expect(batches)
+        result = pipeline(
+            prompt=prompts,
+            references=loaded,
+            seed=list(seeds),
+            height=size[0],
+            width=size[1],
+            steps=steps,
+            batch_size=batch_size,
+            on_step=on_step,
+        )
+    paths = []
+    for number, (image, record) in enumerate(zip(result.images, result.records, strict=True)):
+        path = out / f"{number:04d}-{slug(record['prompt'])}-{record['seed']}.png"
+        save_image(image, path, {**record, "references": [str(path) for path in references]})
+        paths.append(path)
+    return paths
+
+
+def open_pipeline(experiment: Path, *, overrides: Iterable[str] = (), device: str | None = None) -> SubjectPipeline:
+    """Open an experiment file or a run directory."""
+    if experiment.is_dir():
+        return SubjectPipeline.from_pretrained(experiment, device=device)
+    return SubjectPipeline.from_experiment(experiment, overrides=overrides, device=device)
+
+
+def slug(text: str, limit: int = 40) -> str:
+    """A prompt as part of a file name."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:limit].rstrip("-") or "image"
+
+
+class step_progress:  # noqa: N801  # reads as a statement: with step_progress("sampling") as on_step
+    """A progress bar that names the stage of each step; also the callback that moves it."""
+
+    def __init__(self, label: str) -> None:
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[stage]}"),
+            console=Console(stderr=True),
+            transient=True,
+        )
+        self._label, self._batches, self._task = label, 1, None
+
+    def expect(self, batches: int) -> None:
+        """How many batches will be sampled."""
+        self._batches = batches
+
+    def __enter__(self) -> step_progress:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def __call__(self, step: Step) -> None:
+        """Advance by one step."""
+        if self._task is None:
+            self._task = self._progress.add_task(self._label, total=step.steps * self._batches, stage="")
+        self._progress.update(self._task, advance=1, stage=f"t = {step.timestep:.2f} {step.stage}")
+
+

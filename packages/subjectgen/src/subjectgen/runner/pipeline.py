@@ -1,0 +1,207 @@
+"""Generate images from a prompt and reference pictures, in the way diffusers' users know."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+from subjectgen.core import EVERYTHING, ActiveBranches, InputError, Reference, Sample, load_reference, resolve_checkpoint
+from subjectgen.core.images import to_pil
+from subjectgen.core.plugins import Plugins
+from subjectgen.runner import sampling
+from subjectgen.runner.assemble import System
+from subjectgen.runner.conditioning import group_rows
+from subjectgen.runner.experiment import Experiment
+from subjectgen.runner.run_directory import RESOLVED
+
+ReferenceLike = str | os.PathLike[str] | bytes | Image.Image | Reference
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generated:
+    """What a call returns: images with everything needed to make them again."""
+
+    images: list[Image.Image]
+    tensors: Float[Tensor, "n 3 h w"]
+    """RGB in [0, 1]."""
+    records: list[dict[str, Any]] = field(default_factory=list)
+    """Prompt, seed and settings of each image."""
+
+
+class SubjectPipeline:
+    """A trained experiment, ready to generate."""
+
+    def __init__(self, system: System) -> None:
+        self.system = system
+
+    @classmethod
+    def from_experiment(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        overrides: Iterable[str] = (),
+        device: str | None = None,
+        plugins: Plugins | None = None,
+        trained: str | None = None,
+    ) -> SubjectPipeline:
+        """Build from an experiment YAML; its ``trained`` weights are loaded, or those of ``trained`` here.
+
+        Raises:
+            SubjectgenError: A mistake in the file, a component or a checkpoint; the message says where.
+        """
+        experiment = Experiment.read(path, overrides)
+        system = System(experiment, plugins or Plugins.discover(), device=device or best_device())
+        weights = trained or experiment.settings.trained
+        if weights is not None:
+            system.load_trained(weights)
+        for module in system.trained_modules():
+            module.eval()
+        return cls(system)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | os.PathLike[str], *, device: str | None = None) -> SubjectPipeline:
+        """Load a folder that training wrote: ``experiment.yaml`` with the trained parts beside it."""
+        place = Path(resolve_checkpoint(str(folder) if str(folder).startswith("package:") else str(Path(folder).resolve())))
+        if not (place / RESOLVED).is_file():
+            raise InputError(f"{place}: no {RESOLVED}; expected a folder that `subjectgen train` wrote")
+        return cls.from_experiment(place / RESOLVED, device=device, trained=str(place))
+
+    def __call__(
+        self,
+        *,
+        prompt: str | Sequence[str],
+        references: Sequence[ReferenceLike] = (),
+        seed: int | Sequence[int] = 0,
+        height: int | None = None,
+        width: int | None = None,
+        steps: int | None = None,
+        batch_size: int = 32,
+        on_step: Callable[[sampling.Step], None] | None = None,
+    ) -> Generated:
+        """Generate one image per prompt and seed, all from the same references.
+
+        Args:
+            prompt: One prompt, or several.
+            references: Image files, bytes, PIL images or :class:`~subjectgen.core.Reference`.
+            seed: One seed, or several; all prompts use the same ones.
+            height: Pixels, a multiple of 16; by default the experiment's.
+            width: Pixels, a multiple of 16.
+            steps: Denoising steps; by default the schedule's.
+            batch_size: Images per pass of the backbone.
+            on_step: Called after each step, for progress or previews.
+
+        Raises:
+            InputError: No prompt, an unreadable reference, a size that does not fit.
+        """
+        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        if not prompts:
+            raise InputError("prompt: got an empty list; expected at least one prompt")
+        seeds = [seed] if isinstance(seed, int) else list(seed)
+        if not seeds:
+            raise InputError("seed: got an empty list; expected at least one seed")
+        loaded = tuple(item if isinstance(item, Reference) else load_reference(item) for item in references)
+        samples = [Sample(prompt=text, references=loaded) for text in prompts]
+        return self.generate(
+            [sample for sample in samples for _ in seeds],
+            seeds * len(prompts),
+            height=height,
+            width=width,
+            steps=steps,
+            batch_size=batch_size,
+            on_step=on_step,
+        )
+
+    def generate(
+        self,
+        samples: Sequence[Sample],
+        seeds: Sequence[int],
+        *,
+        height: int | None = None,
+        width: int | None = None,
+        steps: int | None = None,
+        batch_size: int = 32,
+        on_step: Callable[[sampling.Step], None] | None = None,
+    ) -> Generated:
+        """Generate one image per (sample, seed); samples may differ in their references."""
+        size = self._size(height, width)
+        images = torch.empty(len(samples), 3, *size)
+        everything = [ActiveBranches(visibility=dict.fromkeys(self.system.branches, EVERYTHING))] * len(samples)
+        for group in group_rows(self.system, samples, everything):
+            for start in range(0, len(group), batch_size):
+                chosen = group[start : start + batch_size]
+                images[chosen] = self._batch(
+                    [samples[i] for i in chosen], [seeds[i] for i in chosen], size, steps=steps, on_step=on_step
+                ).cpu()
+        records = [
+            self._record(sample, seed, size, steps) for sample, seed in zip(samples, seeds, strict=True)
+        ]
+        return Generated(images=[to_pil(image) for image in images], tensors=images, records=records)
+
+    # ------------------------------------------------------------------------------------------------- the parts
+
+    def _batch(
+        self,
+        samples: list[Sample],
+        seeds: list[int],
+        size: tuple[int, int],
+        *,
+        steps: int | None,
+        on_step: Callable[[sampling.Step], None] | None,
+    ) -> Float[Tensor, "b 3 h w"]:
+        unique, index = _unique(samples)
+        factor = self.system.autoencoder.scale_factor
+        shape = (self.system.backbone.latent_channels, size[0] // factor, size[1] // factor)
+        start = sampling.noise(seeds, shape)
+        latents = sampling.sample(self.system, unique, start, index=index, steps=steps, on_step=on_step)
+        return self.system.autoencoder.decode(latents)
+
+    def _size(self, height: int | None, width: int | None) -> tuple[int, int]:
+        settings = self.system.experiment.settings.image
+        size = (height or settings.height, width or settings.width)
+        multiple = self.system.autoencoder.scale_factor * self.system.backbone.patch_size
+        for name, pixels in zip(("height", "width"), size, strict=True):
+            if pixels < multiple or pixels % multiple:
+                below = max(pixels // multiple, 1) * multiple
+                raise InputError(f"{name}: got {pixels}; expected a multiple of {multiple}, such as {below}")
+        return size
+
+    def _record(self, sample: Sample, seed: int, size: tuple[int, int], steps: int | None) -> dict[str, Any]:
+        schedule = self.system.schedule
+        return {
+            "experiment": self.system.experiment.name,
+            "prompt": sample.prompt,
+            "references": [reference.name for reference in sample.references],
+            "seed": seed,
+            "height": size[0],
+            "width": size[1],
+            "steps": steps or schedule.steps,
+            "schedule": dict(self.system.experiment.settings.schedule),
+            "plugins": self.system.plugins.distributions(),
+        }
+
+
+def best_device() -> str:
+    """``cuda`` where there is one, else ``cpu``."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _unique(samples: list[Sample]) -> tuple[list[Sample], Tensor]:
+    """Samples without repetition, and which of them each row is."""
+    found: dict[object, int] = {}
+    unique: list[Sample] = []
+    index = []
+    for sample in samples:
+        key = (sample.prompt, tuple(id(reference) for reference in sample.references))
+        if key not in found:
+            found[key] = len(unique)
+            unique.append(sample)
+        index.append(found[key])
+    return unique, torch.tensor(index)

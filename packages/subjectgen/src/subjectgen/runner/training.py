@@ -1,0 +1,256 @@
+"""Training in phases on accelerate: rectified flow, stage masks and branch dropout from the experiment's schedule."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor, nn
+
+from subjectgen.core import ConfigError, InputError, Sample, Schedule
+from subjectgen.runner.assemble import System
+from subjectgen.runner.conditioning import group_rows, training_streams
+from subjectgen.runner.experiment import PhaseSettings, TrainingSettings
+from subjectgen.runner.run_directory import RunDirectory
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What training returns."""
+
+    folder: Path
+    losses: dict[str, float]
+    """Mean loss of the last logged interval, by phase."""
+
+
+class Trainer:
+    """Trains what the experiment leaves unfrozen."""
+
+    def __init__(self, system: System, out: Path, *, console: Console | None = None) -> None:
+        settings = system.experiment.settings.training
+        if settings is None:
+            raise ConfigError(f"{system.experiment.loaded.file}: training: missing; expected dataset and phases")
+        self.system, self.settings = system, settings
+        self.console = console or Console(stderr=True)
+        self.accelerator = Accelerator(
+            mixed_precision=settings.mixed_precision, cpu=system.device.type == "cpu"
+        )
+        self.dataset = system.plugins.build(
+            "datasets", settings.dataset, where="training.dataset", **system.experiment.place()
+        )
+        if len(self.dataset) == 0:
+            raise InputError("training.dataset: holds no samples")
+        self.run = RunDirectory(out, system)
+        self._generator = torch.Generator().manual_seed(system.experiment.settings.seed)
+        self._targets: dict[int, Tensor] = {}
+        self.step = 0
+
+    def train(self) -> Result:
+        """Run all phases; a checkpoint follows each."""
+        set_seed(self.system.experiment.settings.seed)
+        self.run.begin()
+        losses = {}
+        for number, phase in enumerate(self.settings.phases):
+            name = f"phase {number + 1} ({'+'.join(phase.branches or tuple(self.system.branches))})"
+            losses[name] = self._phase(name, phase)
+            self.run.save_trained()
+        return Result(folder=self.run.folder, losses=losses)
+
+    # ----------------------------------------------------------------------------------------------------- phase
+
+    def _phase(self, name: str, phase: PhaseSettings) -> float:
+        schedule = phase_schedule(self.system, phase)
+        parameters = list(self.system.trainable(phase.branches).values())
+        if not parameters:
+            raise ConfigError("training: nothing to train; set backbone.lora or use an aggregator")
+        rate = phase.learning_rate or self.settings.learning_rate
+        optimizer = self.accelerator.prepare(
+            torch.optim.AdamW(parameters, lr=rate, weight_decay=self.settings.weight_decay)
+        )
+        interval, last = Interval(), math.nan
+        self._set_training(True)
+        with _progress(self.console) as progress:
+            task = progress.add_task(name, total=phase.steps, loss="")
+            for step, indices in zip(range(phase.steps), self._batches(), strict=False):
+                _set_rate(optimizer, rate * _factor(step, phase.steps, self.settings))
+                interval.add(self._step(schedule, indices, parameters, optimizer))
+                self.step += 1
+                if (step + 1) % self.settings.log_every == 0 or step + 1 == phase.steps:
+                    last = interval.loss
+                    progress.update(task, loss=interval.by_stage())
+                    self.run.log({"step": self.step, "phase": name, **interval.close()})
+                if self.settings.save_every and self.step % self.settings.save_every == 0:
+                    self.run.save_trained()
+                progress.advance(task)
+        self._set_training(False)
+        return last
+
+    def _step(
+        self, schedule: Schedule, indices: list[int], parameters: list[nn.Parameter], optimizer: Any
+    ) -> list[tuple[str, int, Tensor]]:
+        """One optimizer step; returns (stage, rows, loss) of each group of rows."""
+        samples = [self.dataset[index] for index in indices]
+        data = self._target_latents(indices, samples)
+        tokens = data.shape[-2] * data.shape[-1] // self.system.backbone.patch_size**2
+        t = schedule.sample_timesteps(len(samples), image_tokens=tokens, generator=self._generator)
+        hidden = schedule.sample_dropout(len(samples), generator=self._generator)
+        start = torch.randn(data.shape, generator=self._generator).to(data)
+        active = [schedule.active(float(time)).restricted(hide) for time, hide in zip(t, hidden, strict=True)]
+        outcomes = []
+        for group in group_rows(self.system, samples, active):
+            with self.accelerator.autocast():
+                streams = training_streams(
+                    self.system,
+                    [samples[i] for i in group],
+                    [active[i] for i in group],
+                    target_grid=tuple(side // self.system.backbone.patch_size for side in data.shape[-2:]),
+                )
+                loss = self._loss(data[group], start[group], t[group].to(data), streams)
+            self.accelerator.backward(loss * len(group) / len(samples))
+            outcomes.append((schedule.stage(float(t[group[0]])), len(group), loss.detach()))
+        self.accelerator.clip_grad_norm_(parameters, self.settings.max_grad_norm)
+        optimizer.step()
+        optimizer.zero_grad()
+        return outcomes
+
+    def _loss(self, data: Tensor, start: Tensor, t: Tensor, streams: Any) -> Tensor:
+        """Rectified flow: x_t = (1 - t) data + t noise; the target is noise - data (method 6)."""
+        mix = t[:, None, None, None]
+        backbone = self.system.backbone
+        guidance = self.settings.guidance if backbone.guidance_embedded else None
+        velocity = backbone((1 - mix) * data + mix * start, t, streams, guidance=guidance)
+        return nn.functional.mse_loss(velocity.float(), (start - data).float())
+
+    # ------------------------------------------------------------------------------------------------------ data
+
+    def _batches(self) -> Iterator[list[int]]:
+        """Endless batches of indices; every sample once per pass, in an order the seed decides."""
+        size = min(self.settings.batch_size, len(self.dataset))
+        while True:
+            order = torch.randperm(len(self.dataset), generator=self._generator).tolist()
+            for start in range(0, len(order) - size + 1, size):
+                yield order[start : start + size]
+
+    def _target_latents(self, indices: list[int], samples: list[Sample]) -> Tensor:
+        missing = [place for place, index in enumerate(indices) if index not in self._targets]
+        fresh: dict[int, Tensor] = {}
+        if missing:
+            targets = [samples[place].target for place in missing]
+            if any(target is None for target in targets):
+                raise InputError("training.dataset: a sample has no target image; expected one in every sample")
+            pictures = torch.stack([target for target in targets if target is not None])
+            encoded = self.system.autoencoder.encode_images(pictures.to(self.system.device)).float()
+            fresh = {indices[place]: row for place, row in zip(missing, encoded, strict=True)}
+        if self.settings.cache_targets:
+            self._targets |= fresh
+            fresh = self._targets
+        return torch.stack([fresh[index] for index in indices])
+
+    def _set_training(self, training: bool) -> None:
+        for part in self.system.trained_modules():
+            part.train(training)
+
+
+def phase_schedule(system: System, phase: PhaseSettings) -> Schedule:
+    """The experiment's schedule; where a phase has fewer branches or no stage masks, its branches always speak."""
+    names = phase.branches or tuple(system.branches)
+    if phase.stage_masks and len(names) == len(system.branches):
+        return system.schedule
+    return AlwaysOn(system.schedule, names, tuple(system.branches))
+
+
+class AlwaysOn:
+    """A schedule whose stages are suspended: some branches speak at every timestep, the others never."""
+
+    def __init__(self, schedule: Schedule, speaking: tuple[str, ...], branches: tuple[str, ...]) -> None:
+        from subjectgen.core import EVERYTHING, NOTHING, ActiveBranches
+
+        self._schedule = schedule
+        self.steps = schedule.steps
+        visibility = {name: EVERYTHING if name in speaking else NOTHING for name in branches}
+        self._active = ActiveBranches(visibility=visibility)
+
+    def active(self, timestep: float) -> Any:
+        """The same branches at every timestep."""
+        return self._active
+
+    def stage(self, timestep: float) -> str:
+        """One stage."""
+        return "all"
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._schedule, name)
+
+
+class Interval:
+    """Losses between two lines of the log, in total and by stage."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, float] = {}
+        self._counts: dict[str, int] = {}
+        self._started = time.monotonic()
+
+    def add(self, outcomes: list[tuple[str, int, Tensor]]) -> None:
+        """Take in one step."""
+        for stage, count, loss in outcomes:
+            self._sums[stage] = self._sums.get(stage, 0.0) + float(loss) * count
+            self._counts[stage] = self._counts.get(stage, 0) + count
+
+    @property
+    def loss(self) -> float:
+        """Mean over rows."""
+        return sum(self._sums.values()) / max(sum(self._counts.values()), 1)
+
+    def by_stage(self) -> str:
+        """One line for the progress bar."""
+        return " ".join(f"{stage} {total / self._counts[stage]:.3f}" for stage, total in sorted(self._sums.items()))
+
+    def close(self) -> Mapping[str, Any]:
+        """Values for the log; starts a new interval."""
+        seconds = time.monotonic() - self._started
+        line = {
+            "loss": round(self.loss, 6),
+            "loss_by_stage": {s: round(v / self._counts[s], 6) for s, v in sorted(self._sums.items())},
+            "samples_per_second": round(sum(self._counts.values()) / max(seconds, 1e-9), 2),
+        }
+        self.__init__()  # type: ignore[misc]
+        return line
+
+
+def _factor(step: int, steps: int, settings: TrainingSettings) -> float:
+    """Share of the full learning rate at a step."""
+    warm = min(1.0, (step + 1) / settings.warmup_steps) if settings.warmup_steps else 1.0
+    done = step / steps
+    fall = {"constant": 1.0, "linear": 1 - done, "cosine": 0.5 * (1 + math.cos(math.pi * done))}
+    return warm * fall[settings.lr_schedule]
+
+
+def _set_rate(optimizer: Any, rate: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+
+
+def _progress(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("loss {task.fields[loss]}"),
+        TimeRemainingColumn(),
+        console=console,
+    )
+
+
+def read_log(folder: Path) -> list[dict[str, Any]]:
+    """Lines of a run's ``metrics.jsonl``."""
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]

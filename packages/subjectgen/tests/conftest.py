@@ -1,0 +1,70 @@
+"""A whole experiment on untrained tiny checkpoints, in the hubs' own layouts."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+
+@pytest.fixture(scope="session")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from subjectgen.toybox.untrained import write_untrained
+
+    return write_untrained(tmp_path_factory.mktemp("checkpoints"))
+
+
+@pytest.fixture
+def write(tmp_path: Path, checkpoints: Path):
+    """Write an experiment YAML with changes merged into a small two-branch one."""
+
+    def write(changes: dict | None = None, name: str = "tiny.yaml") -> Path:
+        from subjectgen.core.config import merge
+
+        vae = {"name": "vae", "checkpoint": str(checkpoints / "vae"), "subfolder": "", "size": 64}
+        mllm = {"name": "internvl3", "checkpoint": str(checkpoints / "internvl3"), "dtype": "float32"}
+        base = {
+            "branches": {
+                "mllm": {"encoder": mllm, "aggregator": {"name": "dla"}, "injector": {"name": "context"}},
+                "vae": {"encoder": vae, "injector": {"name": "reference_tokens"}},
+            },
+            "backbone": {"name": "flux", "checkpoint": str(checkpoints / "transformer"), "lora": {"rank": 4}},
+            "autoencoder": vae,
+            "schedule": {"name": "three_stage", "tau1": 0.7, "tau2": 0.4, "grid": "linear", "steps": 5},
+            "image": {"height": 64, "width": 64},
+            "training": {
+                "dataset": {"name": "toy_pairs", "pairs": 8, "block": 8},
+                "phases": [{"branches": ["mllm"], "steps": 2}, {"steps": 2}],
+                "batch_size": 4,
+                "learning_rate": 1e-3,
+                "log_every": 1,
+            },
+        }
+        path = tmp_path / name
+        path.write_text(yaml.safe_dump(merge(base, changes or {})))
+        return path
+
+    return write
+
+
+@pytest.fixture
+def system(write):
+    from subjectgen.core.plugins import Plugins
+    from subjectgen.runner.assemble import System
+    from subjectgen.runner.experiment import Experiment
+
+    def build(changes: dict | None = None):
+        built = System(Experiment.read(write(changes)), Plugins.discover())
+        for part in built.trained_modules():
+            part.eval()
+        return built
+
+    return build
+
+
+@pytest.fixture
+def toys():
+    """Samples with one reference, target and prompt each."""
+    from subjectgen.toybox.datasets import ToyPairs
+
+    dataset = ToyPairs(ToyPairs.Config(pairs=4, block=4))
+    return [dataset[index] for index in range(4)]
