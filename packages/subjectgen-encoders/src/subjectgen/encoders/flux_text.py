@@ -1,0 +1,98 @@
+"""FLUX's own text path: T5 tokens for the text stream, CLIP's pooled vector for the modulation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float
+from pydantic import Field
+from torch import Tensor
+from transformers import T5EncoderModel
+
+from subjectgen.core import Conditioning, InputError, Sample
+from subjectgen.encoders.clip_text import ClipText
+from subjectgen.encoders.frozen import Frozen, dtype_of
+from subjectgen.encoders.loading import (
+    AttentionImplementation,
+    CheckpointConfig,
+    load_model,
+    load_model_config,
+    load_tokenizer,
+)
+
+
+class FluxText(Frozen):
+    """Prompt -> T5 tokens and CLIP's pooled vector, as FLUX.1 was trained with."""
+
+    class Config(CheckpointConfig):
+        """Options of ``flux_text``."""
+
+        checkpoint: str = "black-forest-labs/FLUX.1-dev"
+        """A folder with ``text_encoder``, ``tokenizer`` (CLIP), ``text_encoder_2`` and ``tokenizer_2`` (T5)."""
+        dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+        """Data type of the weights; ``auto`` is the one they were saved in. T5 overflows in float16."""
+        attention_implementation: AttentionImplementation | None = None
+        """Attention kernel of T5; ``None`` lets transformers choose."""
+        max_length: int = Field(default=512, ge=1)
+        """Most T5 tokens; longer prompts are cut."""
+        attend_padding: bool = False
+        """FLUX.1 pads every prompt to ``max_length`` and attends to the padding. ``true`` does so too; ``false`` pads
+        to the longest prompt of the batch and masks the padding, in T5 and in the backbone: shorter and the same for
+        any batch, but not bit for bit what FLUX.1 saw."""
+        output: Literal["all", "pooled"] = "all"
+        """``pooled``: CLIP's vector alone, with zero tokens; T5 is not loaded."""
+
+    inputs: frozenset[str] = frozenset({"text"})
+    depth: int = 1
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.config = config
+        self.clip = ClipText.from_config(config, dtype=config.dtype)
+        self.pooled_width: int = self.clip.width
+        self.width: int = load_model_config(config, ("t5",), "text_encoder_2")["d_model"]
+        self.t5 = self.tokenizer = None
+        if config.output == "all":
+            self.tokenizer = load_tokenizer(config, "tokenizer_2")
+            self.t5 = load_model(
+                T5EncoderModel,
+                config,
+                model_types=("t5",),
+                dtype=config.dtype,
+                attention=config.attention_implementation,
+                subfolder="text_encoder_2",
+            )
+        self.freeze()
+
+    @torch.no_grad()
+    def encode(self, samples: Sequence[Sample], *, layers: Sequence[int] | None = None) -> Conditioning:
+        """Encode the prompts of a batch; references are not read and ``layers`` has no meaning here.
+
+        Raises:
+            InputError: an empty batch.
+        """
+        if not samples:
+            raise InputError("cannot encode an empty batch")
+        prompts = [sample.prompt for sample in samples]
+        tokens, mask = self._tokens(prompts)
+        return Conditioning(tokens=tokens, mask=mask, pooled=self.clip.pooled(prompts))
+
+    def _tokens(self, prompts: list[str]) -> tuple[Float[Tensor, "b l d"], Bool[Tensor, "b l"]]:
+        if self.t5 is None or self.tokenizer is None:
+            empty = torch.zeros(len(prompts), 0, self.width, device=self.device, dtype=dtype_of(self.clip))
+            return empty, torch.zeros(len(prompts), 0, device=self.device, dtype=torch.bool)
+        encoded = self.tokenizer(
+            prompts,
+            padding="max_length" if self.config.attend_padding else "longest",
+            max_length=self.config.max_length,
+            truncation=True,
+            return_tensors="pt",
+        ).to(self.device)
+        if self.config.attend_padding:
+            tokens = self.t5(input_ids=encoded.input_ids).last_hidden_state
+            return tokens, torch.ones(tokens.shape[:2], device=self.device, dtype=torch.bool)
+        mask = encoded.attention_mask.bool()
+        tokens = self.t5(input_ids=encoded.input_ids, attention_mask=encoded.attention_mask).last_hidden_state
+        return tokens.masked_fill(~mask[..., None], 0), mask

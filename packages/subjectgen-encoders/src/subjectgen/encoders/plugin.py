@@ -1,0 +1,32 @@
+"""What this distribution offers. Imported at discovery: nothing heavy here."""
+
+from __future__ import annotations
+
+from subjectgen.core import Component, hookimpl
+
+
+@hookimpl
+def subjectgen_encoders() -> list[Component]:
+    """Encoders of this distribution."""
+    return [
+        Component(
+            name="internvl3",
+            target="subjectgen.encoders.internvl3:InternVL3",
+            summary="InternVL3: all hidden states of prompt and references, one 448-px tile per reference",
+        ),
+        Component(
+            name="qwen2_5_vl",
+            target="subjectgen.encoders.qwen2_5_vl:Qwen25VL",
+            summary="Qwen2.5-VL: all hidden states of prompt and references, native aspect ratio",
+        ),
+        Component(
+            name="vae",
+            target="subjectgen.encoders.vae:VAE",
+            summary="AutoencoderKL: references as latents, latents back to images",
+        ),
+        Component(
+            name="flux_text",
+            target="subjectgen.encoders.flux_text:FluxText",
+            summary="FLUX's own text path: T5 tokens and CLIP's pooled vector",
+        ),
+    ]

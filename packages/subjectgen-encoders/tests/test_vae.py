@@ -1,0 +1,113 @@
+"""The autoencoder: latents as FLUX expects them, sizes the backbone can pack."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import AutoencoderKL
+from hypothesis import given, settings, strategies as st
+from pydantic import ValidationError
+
+from subjectgen.core import InputError, Sample
+from subjectgen.encoders.vae import VAE
+
+MakeSample = Callable[..., Sample]
+
+
+@pytest.fixture(scope="module")
+def vae(pipeline_checkpoint: Path) -> VAE:
+    return VAE(VAE.Config(checkpoint=str(pipeline_checkpoint), max_size=64))
+
+
+@pytest.fixture(scope="module")
+def model(pipeline_checkpoint: Path) -> AutoencoderKL:
+    return AutoencoderKL.from_pretrained(pipeline_checkpoint / "vae").eval()
+
+
+@torch.no_grad()
+def test_latents_are_scaled_and_shifted(vae: VAE, model: AutoencoderKL, sample: MakeSample) -> None:
+    images = torch.stack([sample("", (32, 48), seed=s).references[0].image for s in range(2)])
+    posterior = model.encode(images * 2 - 1).latent_dist
+    expected = (posterior.mean - model.config.shift_factor) * model.config.scaling_factor
+    torch.testing.assert_close(vae.encode_images(images), expected)
+    torch.testing.assert_close(vae.encode([sample("", (32, 48), seed=1)]).values[0], expected[1:])
+
+
+@torch.no_grad()
+def test_decode_undoes_scale_and_shift(vae: VAE, model: AutoencoderKL) -> None:
+    raw = torch.randn(2, vae.width, 8, 6, generator=torch.Generator().manual_seed(0))
+    expected = (model.decode(raw).sample / 2 + 0.5).clamp(0, 1)
+    latents = (raw - model.config.shift_factor) * model.config.scaling_factor
+    torch.testing.assert_close(vae.decode(latents), expected)
+
+
+def test_sides_are_multiples_and_not_longer_than_max_size(vae: VAE) -> None:
+    @settings(deadline=None)
+    @given(st.integers(1, 300), st.integers(1, 300))
+    def check(height: int, width: int) -> None:
+        sides = vae.prepare(torch.full((3, height, width), 0.5)).shape[1:]
+        shrink = min(1, 64 / max(height, width))
+        for before, after in zip((height, width), sides, strict=True):
+            assert after % vae.multiple == 0
+            assert vae.multiple <= after <= 64
+            assert after == vae.multiple or abs(after - before * shrink) <= vae.multiple / 2
+
+    check()
+
+
+def test_references_of_any_size_fill_a_batch_when_size_is_given(pipeline_checkpoint: Path, sample: MakeSample) -> None:
+    vae = VAE(VAE.Config(checkpoint=str(pipeline_checkpoint), size=32))
+    latents = vae.encode([sample("", (20, 90), (1, 1)), sample("", (300, 7), (32, 32))])
+    side = 32 // vae.scale_factor
+    assert [tuple(v.shape) for v in latents.values] == [(2, vae.width, side, side)] * 2
+
+
+def test_no_references_are_no_latents(vae: VAE) -> None:
+    assert vae.encode([Sample(prompt="a toy")]).values == ()
+
+
+def test_ragged_batches_are_refused(vae: VAE, sample: MakeSample) -> None:
+    with pytest.raises(InputError, match=r"same number of references, found \[1, 2\]"):
+        vae.encode([sample("", (32, 32)), sample("", (32, 32), (32, 32))])
+    with pytest.raises(InputError, match="set size"):
+        vae.encode([sample("", (32, 32)), sample("", (32, 48))])
+
+
+def test_drawing_from_the_posterior_scatters_around_its_mode(
+    pipeline_checkpoint: Path, model: AutoencoderKL, sample: MakeSample
+) -> None:
+    image = sample("", (16, 16)).references[0].image
+    vae = VAE(VAE.Config(checkpoint=str(pipeline_checkpoint), deterministic=False))
+    torch.manual_seed(0)
+    draws = vae.encode_images(image.expand(512, 3, 16, 16))
+    posterior = model.encode(image[None] * 2 - 1).latent_dist
+    expected = (posterior.mean - model.config.shift_factor) * model.config.scaling_factor
+    spread = posterior.std * model.config.scaling_factor
+    assert ((draws.mean(0) - expected[0]).abs() < 6 * spread[0] / 512**0.5).all()
+    torch.testing.assert_close(draws.std(0), spread[0], rtol=0.2, atol=0)
+
+
+def test_bfloat16_stays_near_float32(vae: VAE, pipeline_checkpoint: Path, sample: MakeSample) -> None:
+    half = VAE(VAE.Config(checkpoint=str(pipeline_checkpoint), dtype="bfloat16"))
+    images = sample("", (32, 32)).references[0].image[None]
+    latents = half.encode_images(images)
+    assert latents.dtype is torch.bfloat16
+    torch.testing.assert_close(latents.float(), vae.encode_images(images), atol=0.05, rtol=0.05)
+    assert half.decode(latents).dtype is torch.float32
+
+
+def test_options_that_cannot_work_are_refused(pipeline_checkpoint: Path, vae: VAE) -> None:
+    checkpoint = str(pipeline_checkpoint)
+    with pytest.raises(ValidationError, match="'float32' or 'bfloat16'"):
+        VAE.Config(checkpoint=checkpoint, dtype="float16")
+    with pytest.raises(ValidationError, match="exclude each other"):
+        VAE.Config(checkpoint=checkpoint, size=32, max_size=64)
+    with pytest.raises(InputError, match="no multiple of 4"):
+        VAE(VAE.Config(checkpoint=checkpoint, size=33))
+    with pytest.raises(InputError, match="less than 4"):
+        VAE(VAE.Config(checkpoint=checkpoint, max_size=3))
+    with pytest.raises(InputError, match="no multiples of 4"):
+        vae.encode_images(torch.rand(1, 3, 32, 30))
