@@ -1,7 +1,6 @@
 """The closed grammar: every sentence is made of known words and says what the picture shows."""
 
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from subjectgen.toybox.captions import (
     SCENE_PHRASES,

@@ -47,9 +47,7 @@ def test_the_face_turns_to_the_side_that_the_view_says() -> None:
     assert dark[0] < 32 < dark[1]
 
 
-@pytest.mark.parametrize(
-    ("attribute", "values"), [("shape", SHAPES), ("pattern", PATTERNS[1:]), ("part", PARTS[1:])]
-)
+@pytest.mark.parametrize(("attribute", "values"), [("shape", SHAPES), ("pattern", PATTERNS[1:]), ("part", PARTS[1:])])
 def test_every_attribute_changes_the_picture(attribute: str, values: tuple[str, ...]) -> None:
     base = replace(RED_BALL, second_colour="blue", pattern="striped", part="ears", part_colour="green")
     pictures = render([replace(base, **{attribute: value}) for value in values], [IN_SNOW] * len(values))

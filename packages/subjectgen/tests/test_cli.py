@@ -54,7 +54,9 @@ def test_overrides(run, write) -> None:
 def test_plugins_and_components(run) -> None:
     code, out, _ = run("plugins", "--json")
     assert code == 0
-    assert {"subjectgen-aggregators", "subjectgen-toybox"} <= {row["distribution"] for row in json.loads(out)["plugins"]}
+    assert {"subjectgen-aggregators", "subjectgen-toybox"} <= {
+        row["distribution"] for row in json.loads(out)["plugins"]
+    }
     _, out, _ = run("components", "--kind", "aggregators", "--json")
     rows = {row["name"]: row for row in json.loads(out)["aggregators"]}
     assert {"dla", "lap", "last_layer", "blend_vit", "mix_vit"} <= rows.keys()
@@ -113,7 +115,10 @@ def truncated(tmp_path: Path) -> Path:
 
 
 MISTAKES = {
-    "unknown component": (["--set", "branches.mllm.aggregator.name=dal"], ["aggregator", "'dal'", "did you mean 'dla'"]),
+    "unknown component": (
+        ["--set", "branches.mllm.aggregator.name=dal"],
+        ["aggregator", "'dal'", "did you mean 'dla'"],
+    ),
     "misspelt key": (["--set", "schedule.stps=3"], ["schedule.stps", "did you mean 'steps'"]),
     "misspelt key at the top": (["--set", "bakbone={}"], ["bakbone", "did you mean 'backbone'"]),
     "wrong type": (["--set", "schedule.steps=many"], ["schedule.steps", "'many'", "whole number"]),
@@ -122,7 +127,10 @@ MISTAKES = {
         ["--set", "branches.mllm.aggregator.layers.text=0-28"],
         ["layers", "0-28", "9 hidden states", "0-8"],
     ),
-    "no aggregator": (["--set", "branches.mllm.aggregator=null"], ["branches.mllm.aggregator", "expected an aggregator"]),
+    "no aggregator": (
+        ["--set", "branches.mllm.aggregator=null"],
+        ["branches.mllm.aggregator", "expected an aggregator"],
+    ),
     "heads that do not divide": (["--set", "branches.mllm.aggregator.heads=7"], ["heads", "7", "192"]),
     "unknown phase branch": (
         ["--set", "training.phases=[{branches: [mlm], steps: 1}]"],

@@ -1,5 +1,7 @@
 """The sampler against ten lines, and what may not change an image."""
 
+from itertools import pairwise
+
 import torch
 
 from subjectgen.core import ActiveBranches
@@ -11,7 +13,7 @@ def reference_loop(system, samples, latents, scale: float) -> torch.Tensor:
     """Euler with two-pass guidance, written out."""
     conditioner = Conditioner(system, samples, target_grid=(4, 4))
     times = system.schedule.timesteps().tolist()
-    for t, following in zip(times[:-1], times[1:], strict=True):
+    for t, following in pairwise(times):
         when = torch.full((len(latents),), t)
         active = system.schedule.active(t)
         positive = system.backbone(latents, when, conditioner.streams(active))

@@ -34,9 +34,7 @@ def test_branches_of_any_name_and_number(write, toys, checkpoints) -> None:
         "schedule": {"early": ["words", "mllm"], "late": ["vae"]},
     }
     path = write(changes)
-    pipeline = SubjectPipeline.from_experiment(
-        path, device="cpu", overrides=["branches.mllm.aggregator.pooled=none"]
-    )
+    pipeline = SubjectPipeline.from_experiment(path, device="cpu", overrides=["branches.mllm.aggregator.pooled=none"])
     assert pipeline.generate(toys[:1], [0]).tensors.isfinite().all()
 
 

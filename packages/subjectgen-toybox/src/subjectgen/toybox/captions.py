@@ -1,8 +1,8 @@
 """What is said about a toy: full captions, prompts for a referenced toy, questions with answers. A closed grammar.
 
-    caption  = "a" toy [facing] [scene] [wearing]
-    toy      = colours pattern shape ["with" colour part]
-    prompt   = "the toy" [facing] [scene] [wearing]
+caption  = "a" toy [facing] [scene] [wearing]
+toy      = colours pattern shape ["with" colour part]
+prompt   = "the toy" [facing] [scene] [wearing]
 """
 
 from __future__ import annotations
@@ -80,6 +80,23 @@ def vocabulary() -> list[str]:
     texts = [caption(toy, view), subject_prompt(view), *SCENE_PHRASES.values(), "a photo of this picture and two toys"]
     texts += [text for pair in questions(toy, view) for text in pair]
     words = " ".join(texts).split()
-    words += [*SHAPES, *PATTERNS, *PARTS, *ACCESSORIES, *COLOURS, *SCENES, *DIRECTIONS, "first", "second", "picture", "1", "2", "3", ":", ".", ","]
+    words += [
+        *SHAPES,
+        *PATTERNS,
+        *PARTS,
+        *ACCESSORIES,
+        *COLOURS,
+        *SCENES,
+        *DIRECTIONS,
+        "first",
+        "second",
+        "picture",
+        "1",
+        "2",
+        "3",
+        ":",
+        ".",
+        ",",
+    ]
     words += ["system", "user", "assistant"]
     return sorted(set(words))

@@ -7,8 +7,7 @@ from typing import Any, Literal
 import torch
 from pydantic import Field
 
-from subjectgen.core import Config as BaseConfig
-from subjectgen.core import Reference, Sample
+from subjectgen.core import Config as BaseConfig, Reference, Sample
 from subjectgen.toybox.captions import caption, random_subject_prompt, subject_prompt
 from subjectgen.toybox.renderer import render
 from subjectgen.toybox.world import SCENES, Draw, Toy, View, held_out_toys, random_toy, random_view, training_view

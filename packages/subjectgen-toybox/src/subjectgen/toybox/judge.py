@@ -1,6 +1,6 @@
 """One small network that judges toy pictures: scene, shape, pattern, part, colours, angles, and an identity vector.
 
-It is trained on rendered training toys only; its own accuracy on held-out renders is always reported beside its verdicts.
+It is trained on rendered training toys only; its own accuracy on held-out renders stands beside its verdicts.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from pathlib import Path
 import torch
 from jaxtyping import Float
 from safetensors.torch import load_file, save_file
-from subjectgen.core import resolve_checkpoint
 from torch import Tensor, nn
 from torch.nn import functional
 
+from subjectgen.core import resolve_checkpoint
 from subjectgen.toybox.world import ACCESSORIES, COLOURS, PARTS, PATTERNS, SCENES, SHAPES, Toy, View
 
 _COLOURS = (*COLOURS, "")
@@ -76,7 +76,9 @@ class Judge(nn.Module):
     def save(self, folder: Path) -> None:
         """Write one safetensors file in half precision."""
         folder.mkdir(parents=True, exist_ok=True)
-        save_file({name: value.half().contiguous() for name, value in self.state_dict().items()}, folder / "judge.safetensors")
+        save_file(
+            {name: value.half().contiguous() for name, value in self.state_dict().items()}, folder / "judge.safetensors"
+        )
 
     @classmethod
     def load(cls, checkpoint: str = DEFAULT_WEIGHTS) -> Judge:
@@ -118,6 +120,4 @@ def truth(toys: list[Toy], views: list[View]) -> Mapping[str, Tensor]:
 
 
 def _convolution(inputs: int, outputs: int, *, stride: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1), nn.GroupNorm(8, outputs), nn.GELU()
-    )
+    return nn.Sequential(nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1), nn.GroupNorm(8, outputs), nn.GELU())

@@ -10,8 +10,7 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
-from subjectgen.core import Config as BaseConfig
-from subjectgen.core import InputError, Sample
+from subjectgen.core import Config as BaseConfig, InputError, Sample
 from subjectgen.toybox.captions import scene_of
 from subjectgen.toybox.datasets import toy_of
 from subjectgen.toybox.judge import DEFAULT_WEIGHTS, Judge
@@ -92,7 +91,10 @@ class ToyScores:
         """The judge on real renders of the same toys: other views, every scene, no accessories."""
         draw, right, total = Draw(self.config.seed + 2), Counter[str](), 0
         for turn in range(views):
-            shown = [random_view(draw, scene=SCENES[(i + turn) % len(SCENES)], accessories=False) for i in range(len(self.toys))]
+            shown = [
+                random_view(draw, scene=SCENES[(i + turn) % len(SCENES)], accessories=False)
+                for i in range(len(self.toys))
+            ]
             pictures = render(self.toys, shown)
             nearest = (self.judge.identities(pictures) @ self.gallery.T).argmax(-1).tolist()
             for number, (row, view) in enumerate(zip(self.judge.verdicts(pictures), shown, strict=True)):

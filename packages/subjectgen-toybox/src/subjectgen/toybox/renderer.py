@@ -87,8 +87,7 @@ def _along(origin: Rays, direction: Rays, travelled: Field) -> Rays:
 def _shade(batch: Batch, position: Rays, distance: Callable[..., Field]) -> Float[Tensor, "pictures 3 pixels"]:
     x, y, z = position
     parts = torch.stack(
-        [shapes.body(batch, x, y, z), shapes.part(batch, x, y, z), shapes.nose(batch, x, y, z)]
-        + [shapes.accessory(batch, x, y, z)]
+        [surface(batch, x, y, z) for surface in (shapes.body, shapes.part, shapes.nose, shapes.accessory)]
     )
     nearest = parts.argmin(0)[:, None]
     paint = shapes.painted(batch, x, y, z)[:, None]

@@ -31,7 +31,9 @@ INTERNVL_TEMPLATE = (
 QWEN_TEMPLATE = INTERNVL_TEMPLATE.replace("<IMG_CONTEXT>\n", "<|vision_start|><|image_pad|><|vision_end|>")
 
 
-def word_tokenizer(*, end: bool = False, chat_template: str | None = None, max_length: int = 256) -> PreTrainedTokenizerFast:
+def word_tokenizer(
+    *, end: bool = False, chat_template: str | None = None, max_length: int = 256
+) -> PreTrainedTokenizerFast:
     """Build it. ``end`` appends ``</s>``, as T5's and CLIP's tokenizers end their texts."""
     tokens = [*SPECIAL, *vocabulary()]
     tokenizer = Tokenizer(models.WordLevel({token: index for index, token in enumerate(tokens)}, unk_token="<unk>"))

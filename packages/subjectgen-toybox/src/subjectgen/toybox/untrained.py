@@ -15,7 +15,7 @@ from subjectgen.toybox.tokenizer import INTERNVL_TEMPLATE, QWEN_TEMPLATE, word_t
 
 
 def write_untrained(folder: Path, *, seed: int = 0) -> Path:
-    """Write ``vae``, ``internvl3``, ``qwen2_5_vl``, ``flux_text``, ``transformer`` and ``judge`` with random weights."""
+    """Write ``vae``, ``internvl3``, ``qwen2_5_vl``, ``flux_text``, ``transformer`` and ``judge``, all random."""
     torch.manual_seed(seed)
     AutoencoderKL(**architectures.VAE).half().save_pretrained(folder / "vae")
     for family, template in (("internvl3", INTERNVL_TEMPLATE), ("qwen2_5_vl", QWEN_TEMPLATE)):

@@ -189,4 +189,3 @@ def _load_part(path: Path, part: nn.Module) -> None:
                 f"{path}: {key}: got {found}; expected {expected}: it was trained with another {path.stem}"
             )
     part.load_state_dict({key: value.to(own[key].dtype) for key, value in state.items()})
-

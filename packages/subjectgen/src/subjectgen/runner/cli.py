@@ -24,7 +24,8 @@ app = typer.Typer(
 
 ExperimentPath = Annotated[Path, typer.Argument(help="Experiment YAML.", metavar="EXPERIMENT")]
 Overrides = Annotated[
-    list[str], typer.Option("--set", help="Override a key: --set schedule.steps=10. May be repeated.", metavar="KEY=VALUE")
+    list[str],
+    typer.Option("--set", help="Override a key: --set schedule.steps=10. May be repeated.", metavar="KEY=VALUE"),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...; by default cuda where there is one.")]
@@ -68,7 +69,9 @@ def train(
 
 @app.command()
 def generate(
-    experiment: Annotated[Path, typer.Argument(help="Experiment YAML, or a folder that `train` wrote.", metavar="EXPERIMENT")],
+    experiment: Annotated[
+        Path, typer.Argument(help="Experiment YAML, or a folder that `train` wrote.", metavar="EXPERIMENT")
+    ],
     prompt: Annotated[list[str], typer.Option(help="Prompt. May be repeated.")] = [],  # noqa: B006
     reference: Annotated[list[Path], typer.Option(help="Image file of the subject. May be repeated.")] = [],  # noqa: B006
     seed: Annotated[list[int], typer.Option(help="Seed. May be repeated.")] = [0],  # noqa: B006
@@ -206,8 +209,7 @@ def _check_parts(read: Any, host: Any) -> dict[str, Any]:
     tree["branches"] = {
         name: {
             "encoder": part("encoders", branch.encoder, f"branches.{name}.encoder"),
-            "aggregator": branch.aggregator
-            and part("aggregators", branch.aggregator, f"branches.{name}.aggregator"),
+            "aggregator": branch.aggregator and part("aggregators", branch.aggregator, f"branches.{name}.aggregator"),
             "injector": part("injectors", branch.injector, f"branches.{name}.injector"),
         }
         for name, branch in settings.branches.items()

@@ -113,9 +113,9 @@ def sensitivity(pipeline: SubjectPipeline, samples: list[Sample], seeds: list[in
     ]
     seeds = seeds[: len(samples)]
     plain = _generate(pipeline, samples, seeds, {})
-    changes = {
-        name: _generate(pipeline, samples, seeds, {name: swapped}) for name in pipeline.system.branches
-    } | {"seed": _generate(pipeline, samples, [seed + 10_000 for seed in seeds], {})}
+    changes = {name: _generate(pipeline, samples, seeds, {name: swapped}) for name in pipeline.system.branches} | {
+        "seed": _generate(pipeline, samples, [seed + 10_000 for seed in seeds], {})
+    }
     return {name: float((changed - plain).square().mean().sqrt()) for name, changed in changes.items()}
 
 
@@ -183,7 +183,8 @@ def _page(scores: Mapping[str, Any], pipeline: SubjectPipeline) -> str:
     settings = html.escape(json.dumps(dict(pipeline.system.experiment.settings.schedule), indent=2))
     return (
         "<!doctype html><meta charset=utf-8><title>subjectgen demo</title>"
-        "<style>body{font:15px sans-serif;margin:2em}td,th{padding:.2em .8em;text-align:left}img{max-width:100%}</style>"
+        "<style>body{font:15px sans-serif;margin:2em}td,th{padding:.2em .8em;text-align:left}"
+        "img{max-width:100%}</style>"
         f"<h1>subjectgen demo</h1><p>{TOYS} toys that no training saw, {SCENES} scenes each. The judge's own accuracy "
         "on real renders stands beside its verdicts (<code>*_judge</code>). Sensitivity: change of the image when one "
         "branch alone sees another toy's reference.</p><img src=sheet.png alt='contact sheet'>"

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
 from subjectgen.core import InputError, load_reference
 from subjectgen.runner.pipeline import SubjectPipeline
@@ -82,7 +82,8 @@ class step_progress:  # noqa: N801  # reads as a statement: with step_progress("
             console=Console(stderr=True),
             transient=True,
         )
-        self._label, self._batches, self._task = label, 1, None
+        self._label, self._batches = label, 1
+        self._task: TaskID | None = None
 
     def expect(self, batches: int) -> None:
         """How many batches will be sampled."""
@@ -100,5 +101,3 @@ class step_progress:  # noqa: N801  # reads as a statement: with step_progress("
         if self._task is None:
             self._task = self._progress.add_task(self._label, total=step.steps * self._batches, stage="")
         self._progress.update(self._task, advance=1, stage=f"t = {step.timestep:.2f} {step.stage}")
-
-

@@ -13,7 +13,15 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from subjectgen.core import EVERYTHING, ActiveBranches, InputError, Reference, Sample, load_reference, resolve_checkpoint
+from subjectgen.core import (
+    EVERYTHING,
+    ActiveBranches,
+    InputError,
+    Reference,
+    Sample,
+    load_reference,
+    resolve_checkpoint,
+)
 from subjectgen.core.images import to_pil
 from subjectgen.core.plugins import Plugins
 from subjectgen.runner import sampling
@@ -69,7 +77,9 @@ class SubjectPipeline:
     @classmethod
     def from_pretrained(cls, folder: str | os.PathLike[str], *, device: str | None = None) -> SubjectPipeline:
         """Load a folder that training wrote: ``experiment.yaml`` with the trained parts beside it."""
-        place = Path(resolve_checkpoint(str(folder) if str(folder).startswith("package:") else str(Path(folder).resolve())))
+        place = Path(
+            resolve_checkpoint(str(folder) if str(folder).startswith("package:") else str(Path(folder).resolve()))
+        )
         if not (place / RESOLVED).is_file():
             raise InputError(f"{place}: no {RESOLVED}; expected a folder that `subjectgen train` wrote")
         return cls.from_experiment(place / RESOLVED, device=device, trained=str(place))
@@ -140,9 +150,7 @@ class SubjectPipeline:
                 images[chosen] = self._batch(
                     [samples[i] for i in chosen], [seeds[i] for i in chosen], size, steps=steps, on_step=on_step
                 ).cpu()
-        records = [
-            self._record(sample, seed, size, steps) for sample, seed in zip(samples, seeds, strict=True)
-        ]
+        records = [self._record(sample, seed, size, steps) for sample, seed in zip(samples, seeds, strict=True)]
         return Generated(images=[to_pil(image) for image in images], tensors=images, records=records)
 
     # ------------------------------------------------------------------------------------------------- the parts

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from jaxtyping import Float
@@ -62,7 +63,7 @@ def sample(
     times = [float(t) for t in schedule.timesteps(steps, image_tokens=grid[0] * grid[1])]
     latents = latents.to(system.device)
     memory: dict[int, Streams] = {}
-    for number, (t, following) in enumerate(zip(times[:-1], times[1:], strict=True)):
+    for number, (t, following) in enumerate(pairwise(times)):
         velocity = guided_velocity(system, conditioner, latents, t, index=index, memory=memory)
         latents = latents + (following - t) * velocity
         if on_step is not None:

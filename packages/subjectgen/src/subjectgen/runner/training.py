@@ -42,9 +42,7 @@ class Trainer:
             raise ConfigError(f"{system.experiment.loaded.file}: training: missing; expected dataset and phases")
         self.system, self.settings = system, settings
         self.console = console or Console(stderr=True)
-        self.accelerator = Accelerator(
-            mixed_precision=settings.mixed_precision, cpu=system.device.type == "cpu"
-        )
+        self.accelerator = Accelerator(mixed_precision=settings.mixed_precision, cpu=system.device.type == "cpu")
         self.dataset = system.plugins.build(
             "datasets", settings.dataset, where="training.dataset", **system.experiment.place()
         )

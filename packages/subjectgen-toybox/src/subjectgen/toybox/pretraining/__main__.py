@@ -78,6 +78,21 @@ def base(
     module.train(out, pool=pool, minutes=minutes, batch_size=batch_size, seed=seed, device=device)
 
 
+@app.command()
+def pack(
+    out: Out,
+    into: Annotated[Path, typer.Option(help="Folder of the shipped weights.")],
+    trained: Annotated[
+        list[Path], typer.Option(help="Run directory of `subjectgen train`, packed under its name.")
+    ] = [],  # noqa: B006
+) -> None:
+    """Copy models, run directories and logs into the folder that is shipped, with checksums."""
+    from subjectgen.toybox.pretraining.pack import pack as run
+
+    for line in run(out, into, trained):
+        typer.echo(line)
+
+
 if __name__ == "__main__":
     torch.set_float32_matmul_precision("high")
     app()

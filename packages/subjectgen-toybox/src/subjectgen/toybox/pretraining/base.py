@@ -7,6 +7,7 @@ logit-normal timesteps. A dropped caption is an absent one: no context tokens, a
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 import torch
 from diffusers import AutoencoderKL, FluxTransformer2DModel
@@ -18,6 +19,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
 from subjectgen.toybox import architectures
 from subjectgen.toybox.captions import random_caption
 from subjectgen.toybox.pretraining.log import Log
+from subjectgen.toybox.pretraining.optimizers import TimedOptimizer, moving_average
 from subjectgen.toybox.pretraining.pool import Pool
 from subjectgen.toybox.tokenizer import word_tokenizer
 from subjectgen.toybox.world import Draw
@@ -69,7 +71,7 @@ class Velocity(nn.Module):
         self.register_buffer("text_ids", torch.zeros(architectures.TEXT_LENGTH, 3), persistent=False)
 
     def forward(self, x: Tensor, t: Tensor, ids: Tensor, mask: Tensor, keep: Tensor) -> Tensor:
-        """x (b, 16, 64), t (b,), ids and mask (b, l), keep (b,): whether the caption is seen."""
+        """X (b, 16, 64), t (b,), ids and mask (b, l), keep (b,): whether the caption is seen."""
         tokens, pooled = self.text(ids, mask)
         seen = mask.bool() & keep[:, None]
         attended = functional.pad(seen, (0, x.shape[1]), value=True)[:, None, None, :]
@@ -103,16 +105,6 @@ def encode_pool(vae: AutoencoderKL, pool: Pool, device: str, *, batch_size: int 
     return torch.cat(latents)
 
 
-def optimizers(model: Velocity, *, muon_rate: float = 2e-3, rate: float = 1e-3) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices inside blocks, AdamW for everything else."""
-    matrices, rest = [], []
-    for name, parameter in model.named_parameters():
-        inside = "transformer_blocks" in name and parameter.ndim == 2
-        (matrices if inside else rest).append(parameter)
-    muon = torch.optim.Muon(matrices, lr=muon_rate, weight_decay=0.01, adjust_lr_fn="match_rms_adamw")
-    return [muon, torch.optim.AdamW(rest, lr=rate, betas=(0.9, 0.98), weight_decay=0.0)]
-
-
 def train(out: Path, *, pool: Pool, minutes: float, batch_size: int, seed: int, device: str) -> None:
     """Train for a given time and save transformer and text path in diffusers' and transformers' layouts."""
     torch.manual_seed(seed)
@@ -122,27 +114,22 @@ def train(out: Path, *, pool: Pool, minutes: float, batch_size: int, seed: int, 
     captions = [random_caption(draw, toy, view) for toy, view in zip(pool.toys, pool.views, strict=True)]
     model = Velocity().to(device)
     ids, mask = model.text.tokenize(captions)
-    average = torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.999))
-    groups = optimizers(model)
-    rates = [group["lr"] for optimizer in groups for group in optimizer.param_groups]
+    average = moving_average(model, 0.999)
+    optimizer = TimedOptimizer(model)
     settings = {"pictures": len(pool), "batch_size": batch_size, "seed": seed}
     log = Log(out, "base", minutes=minutes, settings=settings)
     saved = 0
     while (progress := log.progress()) < 1:
-        _set_rates(groups, rates, min(1.0, (log.step + 1) / 200) * min(1.0, max(0.01, (1 - progress) / 0.5)))
         index = torch.randint(len(pool), (batch_size,))
         loss = _loss(model, latents[index], ids[index], mask[index], device)
         loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for optimizer in groups:
-            optimizer.step()
-            optimizer.zero_grad()
+        optimizer.step(log.step, progress)
         average.update_parameters(model)
         log.add(samples=batch_size, loss=loss)
         if int(progress * 10) > saved:
             saved = int(progress * 10)
-            save(average.module, out)
-    save(average.module, out)
+            save(cast(Velocity, average.module), out)
+    save(cast(Velocity, average.module), out)
     log.close(parameters=sum(p.numel() for p in model.transformer.parameters()))
 
 
@@ -154,12 +141,6 @@ def save(model: Velocity, out: Path) -> None:
     text = TextPath()
     text.load_state_dict(model.text.state_dict())
     text.save(out / "flux_text")
-
-
-def _set_rates(groups: list[torch.optim.Optimizer], rates: list[float], factor: float) -> None:
-    every = [group for optimizer in groups for group in optimizer.param_groups]
-    for group, rate in zip(every, rates, strict=True):
-        group["lr"] = rate * factor
 
 
 def _loss(velocity: Velocity, latents: Tensor, ids: Tensor, mask: Tensor, device: str) -> Tensor:

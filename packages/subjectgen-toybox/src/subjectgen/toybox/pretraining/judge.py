@@ -23,11 +23,9 @@ TEMPERATURE = 0.1
 def train(out: Path, *, pictures: int, minutes: float, seed: int, device: str, compiled: bool) -> None:
     """Train on families of toys that share colours, two views each, so that colour alone never suffices."""
     torch.manual_seed(seed)
-    pool = training_pool(
-        pictures, seed=seed, views_per_toy=VIEWS, family=FAMILY, compiled=compiled, device=device
-    )
+    pool = training_pool(pictures, seed=seed, views_per_toy=VIEWS, family=FAMILY, compiled=compiled, device=device)
     answers = truth(pool.toys, pool.views)
-    judge = Judge().to(device).to(memory_format=torch.channels_last)
+    judge = Judge().to(device)
     optimizer = torch.optim.AdamW(judge.parameters(), lr=2e-3, weight_decay=0.02)
     families, block = 16, FAMILY * VIEWS
     log = Log(out, "judge", minutes=minutes, settings={"pictures": pictures, "seed": seed})
@@ -52,7 +50,9 @@ def train(out: Path, *, pictures: int, minutes: float, seed: int, device: str, c
 def blemish(images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
     """Blur and grain on half of the pictures, so that a decoder's softness does not mislead the judge."""
     blurred = functional.avg_pool2d(functional.pad(images, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
-    amount = torch.rand(len(images), 1, 1, 1, device=images.device) * (torch.rand(len(images), 1, 1, 1, device=images.device) < 0.5)
+    amount = torch.rand(len(images), 1, 1, 1, device=images.device) * (
+        torch.rand(len(images), 1, 1, 1, device=images.device) < 0.5
+    )
     return (images + amount * (blurred - images) + 0.06 * amount * torch.randn_like(images)).clamp(0, 1)
 
 

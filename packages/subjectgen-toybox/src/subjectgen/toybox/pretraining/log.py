@@ -29,7 +29,9 @@ class Log:
         machine = {"processor": platform.machine(), "threads": torch.get_num_threads(), "torch": torch.__version__}
         if torch.cuda.is_available():
             machine["accelerator"] = torch.cuda.get_device_name()
-        self.path.write_text(json.dumps({"command": command, "machine": machine, "minutes": minutes, **settings}) + "\n")
+        self.path.write_text(
+            json.dumps({"command": command, "machine": machine, "minutes": minutes, **settings}) + "\n"
+        )
 
     def progress(self) -> float:
         """Share of the time budget that is used."""

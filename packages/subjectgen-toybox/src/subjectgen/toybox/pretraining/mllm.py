@@ -1,7 +1,7 @@
 """Pretrain a tiny multimodal LLM of either family on captions, questions and prompts about toy pictures.
 
-An InternVL (or Qwen2.5-VL) of the same transformers classes as the big ones. Answers only are learned:
-descriptions, questions, and "the toy at night" -> "a red striped box ... at night": reading prompt and picture together.
+An InternVL (or Qwen2.5-VL) of the same transformers classes as the big ones. Only answers are learned: descriptions,
+questions, and "the toy at night" -> "a red striped box ... at night": reading prompt and picture together.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from transformers import (
 from subjectgen.toybox import architectures
 from subjectgen.toybox.captions import caption, questions, random_subject_prompt
 from subjectgen.toybox.pretraining.log import Log
+from subjectgen.toybox.pretraining.optimizers import TimedOptimizer
 from subjectgen.toybox.pretraining.pool import Pool
 from subjectgen.toybox.tokenizer import INTERNVL_TEMPLATE, QWEN_TEMPLATE, word_tokenizer
 from subjectgen.toybox.world import Draw, Toy, random_view
@@ -37,7 +38,13 @@ MARKS = {
 
 def build(family: str, words: int, ids: dict[str, int]) -> nn.Module:
     """An untrained tiny model of a family."""
-    text = {"vocab_size": words, "pad_token_id": ids["<pad>"], "bos_token_id": None, "eos_token_id": ids["<|im_end|>"], **architectures.LANGUAGE}
+    text = {
+        "vocab_size": words,
+        "pad_token_id": ids["<pad>"],
+        "bos_token_id": None,
+        "eos_token_id": ids["<|im_end|>"],
+        **architectures.LANGUAGE,
+    }
     if family == "internvl3":
         config = InternVLConfig(
             vision_config=architectures.VISION,
@@ -107,31 +114,21 @@ class Lessons:
         return ids, labels
 
 
-def train(
-    out: Path, *, family: str, pool: Pool, minutes: float, batch_size: int, seed: int, device: str
-) -> None:
+def train(out: Path, *, family: str, pool: Pool, minutes: float, batch_size: int, seed: int, device: str) -> None:
     """Train for a given time and save in the hub's layout."""
     torch.manual_seed(seed)
     template = INTERNVL_TEMPLATE if family == "internvl3" else QWEN_TEMPLATE
     tokenizer = word_tokenizer(chat_template=template)
     ids = tokenizer.get_vocab()
     model = build(family, len(tokenizer), ids).to(device)
-    groups = _optimizers(model)
-    rates = [group["lr"] for optimizer in groups for group in optimizer.param_groups]
+    optimizer = TimedOptimizer(model, warmup=100)
     lessons = Lessons(family, ids, seed)
     log = Log(out, family, minutes=minutes, settings={"pictures": len(pool), "batch_size": batch_size, "seed": seed})
     while (progress := log.progress()) < 1:
-        factor = min(1.0, (log.step + 1) / 100) * min(1.0, max(0.01, (1 - progress) / 0.5))
-        every = [group for optimizer in groups for group in optimizer.param_groups]
-        for group, rate in zip(every, rates, strict=True):
-            group["lr"] = rate * factor
         index = torch.randint(len(pool), (batch_size,))
         loss, right = _loss(family, model, pool, lessons, index, device)
         loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for optimizer in groups:
-            optimizer.step()
-            optimizer.zero_grad()
+        optimizer.step(log.step, progress)
         log.add(samples=batch_size, loss=loss, words_right=right)
     save(family, model, tokenizer, out / family)
     log.close(parameters=sum(p.numel() for p in model.parameters()))
@@ -142,16 +139,6 @@ def save(family: str, model: Any, tokenizer: Any, folder: Path) -> None:
     model.half().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     _write_preprocessor(family, folder)
-
-
-def _optimizers(model: nn.Module) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices inside layers, AdamW for everything else."""
-    matrices, rest = [], []
-    for name, parameter in model.named_parameters():
-        inside = (".layers." in name or ".layer." in name or ".blocks." in name) and parameter.ndim == 2
-        (matrices if inside else rest).append(parameter)
-    muon = torch.optim.Muon(matrices, lr=2e-3, weight_decay=0.01, adjust_lr_fn="match_rms_adamw")
-    return [muon, torch.optim.AdamW(rest, lr=1e-3, betas=(0.9, 0.98), weight_decay=0.0)]
 
 
 def _loss(

@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from subjectgen.toybox import architectures
 from subjectgen.toybox.pretraining.log import Log
+from subjectgen.toybox.pretraining.optimizers import moving_average
 from subjectgen.toybox.pretraining.pool import Pool, training_pool
 
 KL_WEIGHT = 1e-3
@@ -25,9 +26,14 @@ def train(
     vae = AutoencoderKL.from_pretrained(out / "vae").float() if resume else AutoencoderKL(**architectures.VAE)
     vae = vae.to(device).to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(vae.parameters(), lr=2e-3, betas=(0.9, 0.95), weight_decay=1e-3)
-    average = torch.optim.swa_utils.AveragedModel(vae, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.998))
+    average = moving_average(vae, 0.998)
     name = "vae-resumed" if resume else "vae"
-    log = Log(out, name, minutes=minutes, settings={"pictures": pictures, "batch_size": batch_size, "seed": seed, "resume": resume})
+    log = Log(
+        out,
+        name,
+        minutes=minutes,
+        settings={"pictures": pictures, "batch_size": batch_size, "seed": seed, "resume": resume},
+    )
     while (progress := log.progress()) < 1:
         for group in optimizer.param_groups:
             group["lr"] = 2e-3 * min(1.0, (log.step + 1) / 100) * max(0.02, 1 - progress)

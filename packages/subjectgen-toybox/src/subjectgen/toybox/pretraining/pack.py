@@ -1,0 +1,56 @@
+"""Collect trained models into the folder that is shipped: checksums and logs beside them, within a size limit."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from safetensors.torch import load_file, save_file
+
+from subjectgen.core import CheckpointError
+from subjectgen.core.checkpoint import write_checksums
+
+LIMIT = 25_000_000
+"""Bytes of all shipped weights together."""
+MODELS = ("vae", "internvl3", "flux_text", "transformer", "judge")
+
+
+def pack(out: Path, into: Path, trained: Sequence[Path] = ()) -> Iterator[str]:
+    """Copy what exists; yields one line per folder.
+
+    Raises:
+        CheckpointError: More than 25 MB in all.
+    """
+    for model in MODELS:
+        if (out / model).is_dir():
+            yield _copy(out / model, into / model)
+    for run in trained:
+        yield _copy(run, into / run.name)
+        _halve(into / run.name)
+    if (out / "logs").is_dir():
+        shutil.copytree(out / "logs", into / "logs", dirs_exist_ok=True)
+    total = sum(path.stat().st_size for path in into.rglob("*.safetensors"))
+    if total > LIMIT:
+        raise CheckpointError(f"{into}: {total:,} bytes of weights; expected at most {LIMIT:,}")
+    yield f"{total:,} bytes of weights"
+
+
+def _copy(source: Path, target: Path) -> str:
+    shutil.rmtree(target, ignore_errors=True)
+    shutil.copytree(source, target, ignore=shutil.ignore_patterns("SHA256SUMS"))
+    for path in target.rglob("*"):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    write_checksums(target)
+    return f"{target.name}: {sum(path.stat().st_size for path in target.rglob('*') if path.is_file()):,} bytes"
+
+
+def _halve(folder: Path) -> None:
+    """Store trained parts in half precision; they load into float32 as before."""
+    from safetensors import safe_open
+
+    for path in folder.glob("*.safetensors"):
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata()
+        save_file({name: value.half() for name, value in load_file(path).items()}, path, metadata=metadata)
+    write_checksums(folder)

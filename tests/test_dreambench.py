@@ -1,0 +1,70 @@
+"""The real DreamBench photos through the whole pipeline: loading, encoding, generation, saving."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+FOLDER = os.environ.get("SUBJECTGEN_DREAMBENCH")
+
+pytestmark = pytest.mark.skipif(not FOLDER, reason="SUBJECTGEN_DREAMBENCH names no folder with the photos")
+
+
+@pytest.fixture(scope="module")
+def photos() -> list[Path]:
+    assert FOLDER is not None
+    found = [sorted(folder.glob("*.jpg"))[0] for folder in sorted(Path(FOLDER).iterdir()) if folder.is_dir()]
+    assert len(found) == 30, "DreamBench has 30 subjects"
+    return found
+
+
+@pytest.fixture(scope="module")
+def pipeline():
+    from subjectgen.runner.pipeline import SubjectPipeline
+
+    experiment = Path(__file__).parents[1] / "experiments" / "toybox" / "demo.yaml"
+    return SubjectPipeline.from_experiment(experiment, device="cpu")
+
+
+def test_every_subject_is_loaded_and_encoded(photos, pipeline) -> None:
+    from subjectgen.core import Sample, load_reference
+    from subjectgen.runner.conditioning import encode
+
+    samples = [Sample(prompt="the toy in the snow", references=(load_reference(photo),)) for photo in photos]
+    said = {name: encode(branch, samples) for name, branch in pipeline.system.branches.items()}
+    tokens, latents = said["mllm"].tokens, said["vae"].values[0]
+    for encoded in (tokens.flatten(1), latents.flatten(1)):
+        assert encoded.isfinite().all()
+        assert torch.pdist(encoded.detach()).min() > 1e-3, "two photos are encoded alike"
+
+
+def test_photos_become_images_on_disk(photos, tmp_path) -> None:
+    from PIL import Image
+
+    from subjectgen.runner.generating import generate_files
+
+    experiment = Path(__file__).parents[1] / "experiments" / "toybox" / "demo.yaml"
+    for photo in photos[:3]:
+        paths = generate_files(
+            experiment,
+            prompts=["the toy in the snow", "the toy at night"],
+            references=[photo],
+            seeds=[0],
+            out=tmp_path / photo.parent.name,
+            steps=6,
+            device="cpu",
+        )
+        snow, night = (Image.open(path).convert("L").resize((1, 1)).getpixel((0, 0)) for path in paths)
+        assert snow > night + 30, "snow is brighter than night"
+        assert json.loads(paths[0].with_suffix(".json").read_text())["references"] == [str(photo)]
+
+
+def test_another_photo_gives_another_image(photos, pipeline) -> None:
+    images = [pipeline(prompt="the toy in the snow", references=[photo], steps=6).tensors for photo in photos[:4]]
+    for one in range(4):
+        for other in range(one):
+            assert (images[one] - images[other]).abs().mean() > 0.005
