@@ -10,7 +10,7 @@ from subjectgen.toybox.datasets import HeldOutToys, ToyPairs, toy_of
 class TestToyPairs(DatasetContract):
     @pytest.fixture
     def dataset(self) -> ToyPairs:
-        return ToyPairs(ToyPairs.Config(pairs=6, block=4))
+        return ToyPairs(ToyPairs.Config(toys=3, views=3, block=2))
 
 
 class TestHeldOutToys(DatasetContract):
@@ -20,19 +20,36 @@ class TestHeldOutToys(DatasetContract):
 
 
 def test_pairs_have_reference_target_and_prompt() -> None:
-    sample = ToyPairs(ToyPairs.Config(pairs=2, references=2, block=2))[1]
-    assert len(sample.references) == 2
-    assert sample.target is not None
-    assert sample.target.shape == sample.references[0].image.shape == (3, 64, 64)
-    assert sample.prompt.startswith("the toy")
+    dataset = ToyPairs(ToyPairs.Config(toys=1, views=4, references=2, block=1))
+    for sample in (dataset[index] for index in range(len(dataset))):
+        assert len(sample.references) == 2
+        assert sample.target is not None
+        assert sample.target.shape == sample.references[0].image.shape == (3, 64, 64)
+        assert sample.prompt.startswith("the toy")
+        assert not any(torch.equal(reference.image, sample.target) for reference in sample.references)
+
+
+def test_every_ordered_pair_of_views_occurs() -> None:
+    dataset = ToyPairs(ToyPairs.Config(toys=2, views=4, block=2))
+    assert len(dataset) == 2 * 2 * 3
+    pairs = {
+        (sample.references[0].name, sample.references[0].image.sum().item(), sample.target.sum().item())
+        for sample in (dataset[index] for index in range(len(dataset)))
+    }
+    assert len(pairs) == len(dataset)
+
+
+def test_too_few_views_are_refused() -> None:
+    with pytest.raises(ValueError, match="expected more than references"):
+        ToyPairs.Config(views=2, references=2)
 
 
 def test_full_captions_describe_the_toy() -> None:
-    assert ToyPairs(ToyPairs.Config(pairs=1, full_captions=True, block=1))[0].prompt.startswith("a ")
+    assert ToyPairs(ToyPairs.Config(toys=1, full_captions=True))[0].prompt.startswith("a ")
 
 
 def test_another_seed_gives_other_pairs() -> None:
-    one, other = (ToyPairs(ToyPairs.Config(pairs=1, seed=seed, block=1))[0] for seed in (0, 1))
+    one, other = (ToyPairs(ToyPairs.Config(toys=1, seed=seed))[0] for seed in (0, 1))
     assert not torch.equal(one.target, other.target)
 
 
@@ -46,4 +63,4 @@ def test_held_out_samples_name_their_toy_and_never_repeat_the_references_scene()
 
 def test_an_index_outside_is_refused() -> None:
     with pytest.raises(IndexError):
-        ToyPairs(ToyPairs.Config(pairs=2))[2]
+        ToyPairs(ToyPairs.Config(toys=1, views=2))[1]

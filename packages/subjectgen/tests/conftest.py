@@ -32,7 +32,7 @@ def write(tmp_path: Path, checkpoints: Path):
             "schedule": {"name": "three_stage", "tau1": 0.7, "tau2": 0.4, "grid": "linear", "steps": 5},
             "image": {"height": 64, "width": 64},
             "training": {
-                "dataset": {"name": "toy_pairs", "pairs": 8, "block": 8},
+                "dataset": {"name": "toy_pairs", "toys": 4, "views": 3, "block": 4},
                 "phases": [{"branches": ["mllm"], "steps": 2}, {"steps": 2}],
                 "batch_size": 4,
                 "learning_rate": 1e-3,
@@ -66,5 +66,5 @@ def toys():
     """Samples with one reference, target and prompt each."""
     from subjectgen.toybox.datasets import ToyPairs
 
-    dataset = ToyPairs(ToyPairs.Config(pairs=4, block=4))
+    dataset = ToyPairs(ToyPairs.Config(toys=4, views=2, block=4))
     return [dataset[index] for index in range(4)]

@@ -76,7 +76,7 @@ def test_training_can_learn(write, tmp_path) -> None:
     """Over-fit one pair: the loss at the end is well below that at the start."""
     changes = {
         "training": {
-            "dataset": {"name": "toy_pairs", "pairs": 1, "block": 1},
+            "dataset": {"name": "toy_pairs", "toys": 1, "views": 2},
             "phases": [{"branches": ["mllm"], "steps": 60}],
             "batch_size": 1,
             "learning_rate": 3e-3,

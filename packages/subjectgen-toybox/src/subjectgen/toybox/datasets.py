@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from itertools import combinations
 from typing import Any, Literal
 
-import torch
-from pydantic import Field
+from jaxtyping import UInt8
+from pydantic import Field, model_validator
+from torch import Tensor
 
 from subjectgen.core import Config as BaseConfig, Reference, Sample
 from subjectgen.toybox.captions import caption, random_subject_prompt, subject_prompt
@@ -14,61 +16,87 @@ from subjectgen.toybox.world import SCENES, Draw, Toy, View, held_out_toys, rand
 
 
 class ToyPairs:
-    """Two views of one training toy: the first is the reference, the second the target.
+    """Pictures of training toys in pairs: some views are references, another one is the target.
 
-    Pictures are rendered when first asked for, a block at a time, and kept as bytes.
+    A toy is rendered ``views`` times when it is first asked for, a block of toys at a time, and every ordered pair of
+    its views is a sample. References wear nothing; targets may.
     """
 
     class Config(BaseConfig):
         """Options of ``toy_pairs``."""
 
-        pairs: int = Field(default=8000, ge=1)
-        """Number of samples."""
-        seed: int = Field(default=100, ge=0)
-        """Seed of toys and views."""
+        toys: int = Field(default=2500, ge=1)
+        """Number of identities."""
+        views: int = Field(default=4, ge=2, le=16)
+        """Pictures of each toy; the first half, at least ``references`` of them, may be references."""
         references: int = Field(default=1, ge=1, le=4)
         """Reference pictures per sample, all of the same toy."""
+        seed: int = Field(default=100, ge=0)
+        """Seed of toys and views."""
         full_captions: bool = False
         """Describe the toy in the prompt instead of leaving it to the reference."""
         block: int = Field(default=64, ge=1)
-        """Samples rendered at once."""
+        """Toys rendered at once."""
+
+        @model_validator(mode="after")
+        def _enough_views(self) -> ToyPairs.Config:
+            if self.views <= self.references:
+                raise ValueError(f"views: got {self.views}; expected more than references, {self.references}")
+            return self
 
     def __init__(self, config: Config) -> None:
         self.config = config
-        self._blocks: dict[int, tuple[list[str], torch.Tensor]] = {}
+        bare = max(config.views // 2, config.references)
+        self._roles = [
+            (chosen, target)
+            for chosen in combinations(range(bare), config.references)
+            for target in range(config.views)
+            if target not in chosen
+        ]
+        self._bare = bare
+        self._blocks: dict[int, tuple[list[list[str]], UInt8[Tensor, "toys views 3 h w"]]] = {}
 
     def __len__(self) -> int:
-        return self.config.pairs
+        return self.config.toys * len(self._roles)
 
     def __getitem__(self, index: int) -> Sample:
         """One pair; the same index gives the same pair."""
         if not 0 <= index < len(self):
             raise IndexError(index)
-        number, place = divmod(index, self.config.block)
+        toy, role = divmod(index, len(self._roles))
+        number, place = divmod(toy, self.config.block)
         if number not in self._blocks:
             self._blocks[number] = self._render(number)
         prompts, images = self._blocks[number]
+        chosen, target = self._roles[role]
         pictures = images[place].float() / 255
-        references = tuple(Reference(image=picture, name="toy") for picture in pictures[:-1])
-        return Sample(prompt=prompts[place], references=references, target=pictures[-1])
+        return Sample(
+            prompt=prompts[place][target],
+            references=tuple(Reference(image=pictures[view], name=f"toy-{toy:05d}") for view in chosen),
+            target=pictures[target],
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         """Workers render their own blocks."""
-        return {"config": self.config, "_blocks": {}}
+        return {**self.__dict__, "_blocks": {}}
 
-    def _render(self, number: int) -> tuple[list[str], torch.Tensor]:
+    def _render(self, number: int) -> tuple[list[list[str]], UInt8[Tensor, "toys views 3 h w"]]:
         draw = Draw(self.config.seed * 1_000_003 + number)
         toys: list[Toy] = []
         views: list[View] = []
-        prompts = []
-        for _ in range(self.config.block):
+        prompts: list[list[str]] = []
+        count = min(self.config.block, self.config.toys - number * self.config.block)
+        for _ in range(count):
             toy = random_toy(draw)
-            target = training_view(draw, toy)
-            views += [training_view(draw, toy, accessories=False) for _ in range(self.config.references)] + [target]
-            toys += [toy] * (self.config.references + 1)
-            prompts.append(caption(toy, target) if self.config.full_captions else random_subject_prompt(draw, target))
+            shown = [training_view(draw, toy, accessories=view >= self._bare) for view in range(self.config.views)]
+            toys += [toy] * len(shown)
+            views += shown
+            prompts.append([self._prompt(draw, toy, view) for view in shown])
         images = (render(toys, views) * 255).round().byte()
-        return prompts, images.reshape(self.config.block, self.config.references + 1, *images.shape[1:])
+        return prompts, images.reshape(count, self.config.views, *images.shape[1:])
+
+    def _prompt(self, draw: Draw, toy: Toy, view: View) -> str:
+        return caption(toy, view) if self.config.full_captions else random_subject_prompt(draw, view)
 
 
 class HeldOutToys:
