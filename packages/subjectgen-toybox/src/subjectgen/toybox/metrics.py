@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -44,7 +44,7 @@ class ToyScores:
         self.gallery = self.judge.identities(
             render(self.toys, [random_view(draw, accessories=False) for _ in self.toys])
         )
-        self.hits: Counter[str] = Counter()
+        self.totals: defaultdict[str, float] = defaultdict(float)
         self.counts: Counter[str] = Counter()
 
     def update(self, samples: Sequence[Sample], images: Sequence[Float[Tensor, "3 h w"]]) -> None:
@@ -65,27 +65,27 @@ class ToyScores:
             scene, number = scene_of(sample.prompt), _number(sample)
             if scene is None:
                 raise InputError(f"prompt {sample.prompt!r} names no scene; expected one of {', '.join(SCENES)}")
-            self._count("scene_accuracy", row["scene"] == scene)
-            self._count("shape_accuracy", row["shape"] == self.toys[number].shape)
-            self._count("pattern_accuracy", row["pattern"] == self.toys[number].pattern)
-            self._count("part_accuracy", row["part"] == self.toys[number].part)
-            self._count("colour_accuracy", row["colour"] == self.toys[number].colour)
-            self._count("identity_top1", best == number)
+            self._add("scene_accuracy", row["scene"] == scene)
+            self._add("shape_accuracy", row["shape"] == self.toys[number].shape)
+            self._add("pattern_accuracy", row["pattern"] == self.toys[number].pattern)
+            self._add("part_accuracy", row["part"] == self.toys[number].part)
+            self._add("colour_accuracy", row["colour"] == self.toys[number].colour)
+            self._add("identity_top1", best == number)
             azimuth = angular_difference(float(row["azimuth"]), float(reference["azimuth"]))
             polar = abs(float(row["polar"]) - float(reference["polar"]))
-            self.hits["azimuth_difference"] += azimuth  # type: ignore[assignment]
-            self.counts["azimuth_difference"] += 1
+            self._add("azimuth_difference", azimuth)
             for limit in RECALL_DEGREES:
-                self._count("copy_paste_recall", azimuth < limit and polar < limit)
+                self._add("copy_paste_recall", azimuth < limit and polar < limit)
 
     def merge(self, other: ToyScores) -> None:
         """Add another metric's counts."""
-        self.hits.update(other.hits)
+        for name, total in other.totals.items():
+            self.totals[name] += total
         self.counts.update(other.counts)
 
     def compute(self) -> Mapping[str, float]:
         """Shares, and the mean azimuth difference in degrees; empty before the first update."""
-        return {name: self.hits[name] / count for name, count in self.counts.items()}
+        return {name: self.totals[name] / count for name, count in self.counts.items()}
 
     def judge_accuracy(self, *, views: int = 6) -> dict[str, float]:
         """The judge on real renders of the same toys: other views, every scene, no accessories."""
@@ -104,8 +104,8 @@ class ToyScores:
                 total += 1
         return {name: right[name] / total for name in ("scene_judge", "shape_judge", "identity_judge")}
 
-    def _count(self, name: str, hit: bool) -> None:
-        self.hits[name] += int(hit)
+    def _add(self, name: str, value: float) -> None:
+        self.totals[name] += value
         self.counts[name] += 1
 
 

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
-from subjectgen.core import ConfigError, InputError, Sample, Schedule
+from subjectgen.core import EVERYTHING, NOTHING, ActiveBranches, ConfigError, InputError, Sample, Schedule
 from subjectgen.runner.assemble import System
 from subjectgen.runner.conditioning import group_rows, training_streams
 from subjectgen.runner.experiment import PhaseSettings, TrainingSettings
@@ -85,7 +85,7 @@ class Trainer:
                 self.step += 1
                 if (step + 1) % self.settings.log_every == 0 or step + 1 == phase.steps:
                     last = interval.loss
-                    progress.update(task, loss=interval.by_stage())
+                    progress.update(task, loss=" ".join(f"{k} {v:.3f}" for k, v in interval.by_stage.items()))
                     self.run.log({"step": self.step, "phase": name, **interval.close()})
                 if self.settings.save_every and self.step % self.settings.save_every == 0:
                     self.run.save_trained()
@@ -171,14 +171,12 @@ class AlwaysOn:
     """A schedule whose stages are suspended: some branches speak at every timestep, the others never."""
 
     def __init__(self, schedule: Schedule, speaking: tuple[str, ...], branches: tuple[str, ...]) -> None:
-        from subjectgen.core import EVERYTHING, NOTHING, ActiveBranches
-
         self._schedule = schedule
         self.steps = schedule.steps
         visibility = {name: EVERYTHING if name in speaking else NOTHING for name in branches}
         self._active = ActiveBranches(visibility=visibility)
 
-    def active(self, timestep: float) -> Any:
+    def active(self, timestep: float) -> ActiveBranches:
         """The same branches at every timestep."""
         return self._active
 
@@ -194,6 +192,9 @@ class Interval:
     """Losses between two lines of the log, in total and by stage."""
 
     def __init__(self) -> None:
+        self._reset()
+
+    def _reset(self) -> None:
         self._sums: dict[str, float] = {}
         self._counts: dict[str, int] = {}
         self._started = time.monotonic()
@@ -209,19 +210,19 @@ class Interval:
         """Mean over rows."""
         return sum(self._sums.values()) / max(sum(self._counts.values()), 1)
 
-    def by_stage(self) -> str:
-        """One line for the progress bar."""
-        return " ".join(f"{stage} {total / self._counts[stage]:.3f}" for stage, total in sorted(self._sums.items()))
+    @property
+    def by_stage(self) -> dict[str, float]:
+        """Mean over the rows of each stage."""
+        return {stage: total / self._counts[stage] for stage, total in sorted(self._sums.items())}
 
     def close(self) -> Mapping[str, Any]:
         """Values for the log; starts a new interval."""
-        seconds = time.monotonic() - self._started
         line = {
             "loss": round(self.loss, 6),
-            "loss_by_stage": {s: round(v / self._counts[s], 6) for s, v in sorted(self._sums.items())},
-            "samples_per_second": round(sum(self._counts.values()) / max(seconds, 1e-9), 2),
+            "loss_by_stage": {stage: round(loss, 6) for stage, loss in self.by_stage.items()},
+            "samples_per_second": round(sum(self._counts.values()) / (time.monotonic() - self._started), 2),
         }
-        self.__init__()  # type: ignore[misc]
+        self._reset()
         return line
 
 
