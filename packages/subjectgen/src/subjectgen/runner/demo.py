@@ -30,7 +30,7 @@ SCHEDULES: dict[str, dict[str, Any]] = {
 """Overrides of the experiment's schedule (Table C of the paper)."""
 OWN_PROMPTS = ("the toy in the snow", "the toy on the beach", "the toy at night")
 TOYS, SCENES = 32, 3
-SHEET_ROWS, CELL = 8, 96
+SHEET_ROWS, CELL, HEADER = 8, 96, 24
 PROBED = 24
 
 
@@ -64,6 +64,12 @@ def _experiment(name: str) -> Path:
     return path
 
 
+def schedules(pipeline: SubjectPipeline) -> dict[str, dict[str, Any]]:
+    """The schedules to compare; an experiment without stages is shown as it is."""
+    name = str(pipeline.system.experiment.settings.schedule["name"])
+    return SCHEDULES if name.endswith("three_stage") else {name: {}}
+
+
 def use_schedule(pipeline: SubjectPipeline, changes: Mapping[str, Any]) -> None:
     """Give the built system the experiment's schedule with some options changed."""
     system = pipeline.system
@@ -81,13 +87,14 @@ def _held_out(pipeline: SubjectPipeline, out: Path, say: Callable[[str], None]) 
     seeds = list(range(len(samples)))
     scores: dict[str, Any] = {}
     images: dict[str, Tensor] = {}
-    for name, changes in SCHEDULES.items():
+    for name, changes in schedules(pipeline).items():
         use_schedule(pipeline, changes)
         with step_progress(name) as on_step:
             on_step.expect(-(-len(samples) // 32))
             images[name] = pipeline.generate(samples, seeds, on_step=on_step).tensors
         scores[name] = _score(plugins, samples, images[name])
-        scores[name]["sensitivity"] = sensitivity(pipeline, samples[:: len(samples) // PROBED], seeds)
+        changed = sensitivity(pipeline, samples[:: max(len(samples) // PROBED, 1)], seeds)
+        scores[name] |= {"seed_change": changed.pop("seed_change"), "sensitivity": changed}
         say(_line(name, scores[name]))
     sheet = contact_sheet(samples, images)
     _write(out, scores, sheet, pipeline)
@@ -102,9 +109,9 @@ def _score(plugins: Any, samples: list[Sample], images: Tensor) -> dict[str, Any
 
 
 def sensitivity(pipeline: SubjectPipeline, samples: list[Sample], seeds: list[int]) -> dict[str, float]:
-    """Root-mean-square change of the image when one branch alone sees another subject's reference.
+    """Root-mean-square change of the image when one branch alone sees another subject's reference; by branch.
 
-    0 means that the branch is ignored. ``seed`` is the change that another starting noise makes, for scale.
+    0 means that the branch is ignored. ``seed_change`` is what another starting noise changes, for scale.
     """
     half = len(samples) // 2
     swapped = [
@@ -113,9 +120,8 @@ def sensitivity(pipeline: SubjectPipeline, samples: list[Sample], seeds: list[in
     ]
     seeds = seeds[: len(samples)]
     plain = _generate(pipeline, samples, seeds, {})
-    changes = {name: _generate(pipeline, samples, seeds, {name: swapped}) for name in pipeline.system.branches} | {
-        "seed": _generate(pipeline, samples, [seed + 10_000 for seed in seeds], {})
-    }
+    changes = {name: _generate(pipeline, samples, seeds, {name: swapped}) for name in pipeline.system.branches}
+    changes["seed_change"] = _generate(pipeline, samples, [seed + 10_000 for seed in seeds], {})
     return {name: float((changed - plain).square().mean().sqrt()) for name, changed in changes.items()}
 
 
@@ -139,21 +145,23 @@ def _line(name: str, score: Mapping[str, Any]) -> str:
 
 
 def contact_sheet(samples: list[Sample], images: Mapping[str, Tensor]) -> Image.Image:
-    """Rows: references; columns: reference, then the prompts under each schedule."""
-    step = max(TOYS // SHEET_ROWS, 1)
-    columns = 1 + SCENES * len(images)
-    sheet = Image.new("RGB", (columns * CELL, SHEET_ROWS * CELL + 34), "white")
+    """Rows: references; columns: reference, then the prompts under each schedule, each with its words."""
+    rows = min(SHEET_ROWS, TOYS)
+    step = TOYS // rows
+    sheet = Image.new("RGB", ((1 + SCENES * len(images)) * CELL, rows * CELL + HEADER), "white")
     draw = ImageDraw.Draw(sheet)
-    draw.text((4, 10), "reference", fill="black")
-    for number, name in enumerate(images):
-        draw.text(((1 + number * SCENES) * CELL + 4, 10), name.replace("_", " "), fill="black")
-    for row in range(SHEET_ROWS):
+    for column, name in ((0, "reference"), *((1 + number * SCENES, name) for number, name in enumerate(images))):
+        draw.text((column * CELL + 4, 6), name.replace("_", " "), fill="black")
+    for row in range(rows):
         first = row * step * SCENES
-        cells = [samples[first].references[0].image]
-        cells += [images[name][first + turn] for name in images for turn in range(SCENES)]
-        for column, cell in enumerate(cells):
-            picture = to_pil(cell).resize((CELL, CELL), Image.Resampling.LANCZOS)
-            sheet.paste(picture, (column * CELL, 34 + row * CELL))
+        cells = [(samples[first].references[0].image, "")]
+        shown = range(first, first + SCENES)
+        cells += [(images[name][index], samples[index].prompt) for name in images for index in shown]
+        for column, (cell, words) in enumerate(cells):
+            corner = (column * CELL, HEADER + row * CELL)
+            sheet.paste(to_pil(cell).resize((CELL, CELL), Image.Resampling.LANCZOS), corner)
+            text = words.removeprefix("the toy ")
+            draw.text((corner[0] + 4, corner[1] + CELL - 14), text, fill="white", stroke_width=1, stroke_fill="black")
     return sheet
 
 
@@ -198,7 +206,7 @@ def _own_picture(
     """Generate from the user's picture under all schedules."""
     size = pipeline.system.experiment.settings.image
     columns: list[Tensor] = []
-    for name, changes in SCHEDULES.items():
+    for name, changes in schedules(pipeline).items():
         use_schedule(pipeline, changes)
         result = pipeline(prompt=list(prompts), references=references)
         for number, (image, record) in enumerate(zip(result.images, result.records, strict=True)):
@@ -212,4 +220,4 @@ def _own_picture(
     sheet = sheet.resize((sheet.width * 2, sheet.height * 2), Image.Resampling.NEAREST)
     with atomic_write(out / "sheet.png") as path:
         sheet.save(path, format="PNG")
-    say(f"wrote {out / 'sheet.png'} (columns: reference, {', '.join(SCHEDULES)})")
+    say(f"wrote {out / 'sheet.png'} (columns: reference, {', '.join(schedules(pipeline))})")

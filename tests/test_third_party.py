@@ -1,0 +1,102 @@
+"""An aggregator written elsewhere is installed with pip, found, listed, built, and passes the conformance kit."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLE = Path(__file__).parent / "third_party_example"
+
+pytestmark = pytest.mark.slow
+
+DISCOVER = """
+import json
+from subjectgen.core.plugins import Plugins
+plugins = Plugins.discover()
+print(json.dumps({
+    "mean": [name for name, _, c in plugins.components("aggregators") if c.name == "mean"],
+    "others": sorted(plugins.distributions()),
+    "broken": {broken.distribution: broken.error for broken in plugins.broken},
+}))
+"""
+
+BUILD = """
+from subjectgen.core.config import loads
+from subjectgen.core.plugins import Plugins
+spec = loads("aggregator: {name: subjectgen-example-mean:mean, bias: false}").values["aggregator"]
+part = Plugins.discover().build("aggregators", spec, width=8, depth=3, context_width=4, pooled_width=2)
+print(part.layers, part.connector.bias)
+"""
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder into which pip installed the example, from a copy so that no build files land here."""
+    pytest.importorskip("hatchling")
+    folder = tmp_path_factory.mktemp("third_party")
+    shutil.copytree(EXAMPLE, folder / "source")
+    options = ("--no-deps", "--no-build-isolation", "--no-index", "--target", str(folder / "site"))
+    subprocess.run([sys.executable, "-m", "pip", "install", "-q", *options, str(folder / "source")], check=True)
+    return folder
+
+
+def run(installed: Path, *arguments: str) -> str:
+    environment = {**os.environ, "PYTHONPATH": str(installed / "site")}
+    command = [sys.executable, *arguments]
+    done = subprocess.run(command, env=environment, cwd=installed, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_it_is_found_and_built(installed: Path) -> None:
+    found = json.loads(run(installed, "-c", DISCOVER))
+    assert found["mean"] == ["subjectgen-example-mean"]
+    assert not found["broken"]
+    assert run(installed, "-c", BUILD).split("\n")[0] == "(0, 1, 2) None"
+
+
+def test_a_broken_neighbour_is_reported_and_stops_nothing(installed: Path) -> None:
+    whole = json.loads(run(installed, "-c", DISCOVER))
+    info = installed / "site" / "broken_neighbour-0.1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: broken-neighbour\nVersion: 0.1\n")
+    (info / "entry_points.txt").write_text("[subjectgen]\nbroken-neighbour = broken_neighbour\n")
+    (installed / "site" / "broken_neighbour.py").write_text("raise RuntimeError('made for an older subjectgen')")
+    try:
+        found = json.loads(run(installed, "-c", DISCOVER))
+    finally:
+        shutil.rmtree(info)
+    assert found.pop("broken") == {"broken-neighbour": "RuntimeError: made for an older subjectgen"}
+    assert found.items() <= whole.items()
+
+
+def test_it_passes_the_conformance_kit(installed: Path) -> None:
+    """Its own tests, by pytest, from its own folder."""
+    output = run(installed, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--import-mode=importlib", "source/tests")
+    assert "passed" in output
+
+
+def test_it_is_listed_and_trains_and_generates_from_the_demos_yaml(installed: Path) -> None:
+    """One word in the YAML, no change in this repository."""
+    command = ("-m", "subjectgen.runner")
+    assert "mean" in run(installed, *command, "plugins")
+    experiment = str(Path(__file__).parents[1] / "experiments" / "toybox" / "demo.yaml")
+    changes = [
+        "branches.mllm.aggregator={name: mean}",
+        "trained=null",
+        "schedule.steps=3",
+        "training.dataset={name: toy_pairs, toys: 4, views: 2}",
+        "training.phases=[{branches: [mllm], steps: 1}, {steps: 1}]",
+        "training.batch_size=2",
+    ]
+    overrides = [argument for change in changes for argument in ("--set", change)]
+    run(installed, *command, "train", experiment, "--out", "run", "--device", "cpu", *overrides)
+    assert (installed / "run" / "branches.mllm.aggregator.safetensors").is_file()
+    arguments = ("--prompt", "the toy at night", "--out", "images", "--device", "cpu")
+    assert run(installed, *command, "generate", "run", *arguments).strip().endswith(".png")
