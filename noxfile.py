@@ -1,0 +1,117 @@
+"""What can be run: ``nox -l`` lists it, ``nox -s demo`` shows it, ``nox`` checks it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2025.2.9"
+nox.options.sessions = ["tests", "lint", "types"]
+nox.options.default_venv_backend = "virtualenv"
+
+ROOT = Path(__file__).parent
+PACKAGES = {path.parent.name: path.parent for path in sorted(ROOT.glob("packages/*/pyproject.toml"))}
+MODULES = sorted(f"subjectgen.{path.parent.name}" for path in ROOT.glob("packages/*/src/subjectgen/*/__init__.py"))
+CONSTRAINTS = ("-c", str(ROOT / "constraints.txt"))
+WHEELS = ROOT / ".nox" / "wheelhouse"
+SHAPES = "--jaxtyping-packages=subjectgen,beartype.beartype"
+"""Shapes in signatures are checked in tests."""
+
+
+def install(session: nox.Session, *names: str) -> None:
+    session.install(*CONSTRAINTS, *names)
+
+
+def install_all(session: nox.Session, *tools: str, testing: bool = False) -> None:
+    """All packages from their folders, in one command: none of them is on an index."""
+    install(session, "torch")  # alone and first, so that nothing pulls another build of it
+    extras = {"subjectgen-core": "[testing]"} if testing else {}
+    folders = [argument for name, path in PACKAGES.items() for argument in ("-e", f"{path}{extras.get(name, '')}")]
+    install(session, *folders, *tools)
+
+
+@nox.session(reuse_venv=True)
+def tests(session: nox.Session) -> None:
+    """Every test of every package, and those that need all of them. Arguments go to pytest."""
+    install_all(session, "hatchling", "pytest-xdist", testing=True)
+    session.run("pytest", SHAPES, *parallel(), *session.posargs, env=environment())
+
+
+@nox.session(reuse_venv=True)
+def demo(session: nox.Session) -> None:
+    """Generate the contact sheet and its page; ``-- --reference my.jpg --prompt "..."`` for your own picture."""
+    install_all(session)
+    session.run("python", "-m", "subjectgen.runner", "demo", *session.posargs)
+
+
+@nox.session(reuse_venv=True)
+def lint(session: nox.Session) -> None:
+    """Style of all Python files."""
+    install(session, "ruff")
+    session.run("ruff", "check", *session.posargs)
+    session.run("ruff", "format", "--check")
+
+
+@nox.session(reuse_venv=True)
+def types(session: nox.Session) -> None:
+    """Types of all packages, strictly."""
+    install_all(session, "mypy", testing=True)
+    sources = os.pathsep.join(str(path / "src") for path in PACKAGES.values())
+    arguments = [argument for module in MODULES for argument in ("-p", module)]
+    session.run("mypy", *arguments, *session.posargs, env={"MYPYPATH": sources})
+
+
+@nox.session(reuse_venv=True)
+def wheels(session: nox.Session) -> None:
+    """Build a wheel of every package."""
+    install(session, "hatchling")
+    shutil.rmtree(WHEELS, ignore_errors=True)
+    paths = [str(path) for path in PACKAGES.values()]
+    session.run("python", "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", str(WHEELS), *paths)
+
+
+@nox.session(requires=["wheels"])
+@nox.parametrize("distribution", list(PACKAGES), ids=list(PACKAGES))
+def alone(session: nox.Session, distribution: str) -> None:
+    """One package from its wheel in an empty environment: does it declare all that it needs?"""
+    quick = ("--no-compile", "--find-links", str(WHEELS))  # compiling all of torch takes longer than the tests
+    install(session, *quick, "torch")
+    install(session, *quick, distribution)
+    if distribution == "subjectgen":
+        session.run("subjectgen", "plugins")
+    else:
+        session.run("python", "-c", DISCOVER)
+    # Only now the test tools: they would hide a dependency that is not declared.
+    install(session, *quick, "subjectgen-core[testing]", "pytest-xdist", "hatchling")
+    tests = str(PACKAGES[distribution] / "tests")
+    session.run("pytest", SHAPES, "-m", "not slow", *parallel(), tests, *session.posargs, env=environment())
+
+
+DISCOVER = """
+from subjectgen.core.plugins import Plugins
+plugins = Plugins.discover()
+assert not plugins.broken, [str(broken) for broken in plugins.broken]
+print(*plugins.plugins, sep="\\n")
+"""
+
+
+@nox.session(reuse_venv=True)
+def benchmarks(session: nox.Session) -> None:
+    """Print every table of tests/benchmarks."""
+    install_all(session)
+    for path in sorted(ROOT.glob("tests/benchmarks/*.py")):
+        session.run("python", str(path), *session.posargs)
+
+
+def environment() -> dict[str, str]:
+    """One thread per worker; the folder of real photos, if the caller has one."""
+    dreambench = os.environ.get("SUBJECTGEN_DREAMBENCH")
+    threads = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
+    return threads | ({"SUBJECTGEN_DREAMBENCH": str(Path(dreambench).resolve())} if dreambench else {})
+
+
+def parallel() -> list[str]:
+    return ["-n", "auto", "--dist", "loadfile"]

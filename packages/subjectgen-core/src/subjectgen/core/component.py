@@ -1,0 +1,46 @@
+"""A component: what a plugin offers, described without importing it; and the base of every config."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from subjectgen.core.errors import ComponentError
+
+KINDS = ("encoders", "aggregators", "injectors", "backbones", "schedules", "datasets", "metrics")
+
+
+class Config(BaseModel):
+    """Base of every component's nested ``Config``: frozen, keyword-only, unknown keys refused."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Component:
+    """One thing a plugin offers. ``target`` is imported only when an experiment uses it."""
+
+    name: str
+    """What an experiment YAML writes."""
+    target: str
+    """``"package.module:Class"``; the class nests a ``Config`` and is built as ``Class(config, **runtime)``."""
+    summary: str
+    """One line for ``subjectgen components``."""
+    extra: str = ""
+    """How to get what the target needs, e.g. ``pip install subjectgen-encoders[flash]``."""
+
+    def load(self) -> type[Any]:
+        """Import the target class; a failure names the component and how to repair it."""
+        module_name, _, attribute = self.target.partition(":")
+        try:
+            return getattr(importlib.import_module(module_name), attribute)
+        except Exception as error:  # a plugin's import may raise anything; it must not lose the run's message
+            hint = f"; try: {self.extra}" if self.extra else ""
+            raise ComponentError(
+                f"component {self.name!r} ({self.target}) failed to import: {type(error).__name__}: {error}{hint}"
+            ) from error

@@ -1,0 +1,32 @@
+"""The few exceptions a user can meet. The command line prints them in one line and exits with code 2."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class SubjectgenError(Exception):
+    """A mistake that a user can repair: the message says where, what was expected and what to do."""
+
+
+class ConfigError(SubjectgenError):
+    """A wrong experiment file: names file, key path, value, expectation and the nearest valid choice."""
+
+
+class ComponentError(SubjectgenError):
+    """A component that is unknown, ambiguous, broken or does not fit its neighbours."""
+
+
+class CheckpointError(SubjectgenError):
+    """Weights that are missing, truncated, tampered with or of another shape."""
+
+
+class InputError(SubjectgenError):
+    """A prompt, reference image or option that cannot be used."""
+
+
+def nearest(word: str, choices: Iterable[str]) -> str:
+    """Return ``"; did you mean 'x'?"`` for the closest choice, or an empty string when none is close."""
+    found = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.5)
+    return f"; did you mean {found[0]!r}?" if found else ""

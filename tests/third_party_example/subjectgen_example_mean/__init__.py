@@ -1,0 +1,1 @@
+"""An aggregator written outside of subjectgen, as small as it can be."""

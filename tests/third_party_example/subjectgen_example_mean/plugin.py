@@ -1,0 +1,15 @@
+"""What this distribution offers. Imported at discovery: nothing heavy here."""
+
+from subjectgen.core import Component, hookimpl
+
+
+@hookimpl
+def subjectgen_aggregators() -> list[Component]:
+    """One aggregator."""
+    return [
+        Component(
+            name="mean",
+            target="subjectgen_example_mean.mean:Mean",
+            summary="Average of all hidden states of every token",
+        )
+    ]
