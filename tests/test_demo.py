@@ -63,5 +63,5 @@ def test_your_own_picture(tmp_path: Path) -> None:
     Image.effect_noise((120, 80), 60).convert("RGB").save(picture)
     folder = tmp_path / "out"
     demo.run_demo(folder, references=[picture], prompts=["the toy at night"], experiment=EXPERIMENT, device="cpu")
-    names = {path.name for path in folder.iterdir()}
+    names = {path.name for path in (folder / "own").iterdir()}
     assert {"sheet.png", "three_stage-0.png", "three_stage-0.json"} <= names

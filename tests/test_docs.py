@@ -42,15 +42,25 @@ def test_the_readmes_experiment_is_valid(tmp_path: Path) -> None:
     assert set(system.branches) == {"mllm", "vae"}
 
 
-@pytest.mark.parametrize("name", ["lap", "last_layer", "blend_vit", "mix_vit"])
-def test_the_readmes_swap_works_in_the_demos_experiment(name: str) -> None:
+@pytest.mark.parametrize("name", ["dla", "lap", "last_layer", "blend_vit", "mix_vit"])
+def test_the_readmes_swap_works_in_the_demos_experiment(name: str, tmp_path: Path) -> None:
     from subjectgen.core.plugins import Plugins
     from subjectgen.runner.assemble import System
     from subjectgen.runner.experiment import Experiment
+    from subjectgen.runner.pipeline import SubjectPipeline
+    from subjectgen.runner.training import Trainer
 
-    override = f"branches.mllm.aggregator={{name: {name}}}"
-    system = System(Experiment.read(ROOT / "experiments/toybox/demo.yaml", [override]), Plugins.discover())
-    assert name in str(system.experiment.settings.branches["mllm"].aggregator)
+    changes = [
+        f"branches.mllm.aggregator={{name: {name}}}",
+        "training.dataset={name: toy_pairs, toys: 4, views: 2}",
+        "training.phases=[{branches: [mllm], steps: 1}, {steps: 1}]",
+        "training.batch_size=2",
+        "schedule.steps=2",
+    ]
+    system = System(Experiment.read(ROOT / "experiments/toybox/demo.yaml", changes), Plugins.discover())
+    result = Trainer(system, tmp_path / "run").train()
+    generated = SubjectPipeline.from_pretrained(result.folder, device="cpu")(prompt="the toy at night")
+    assert generated.tensors.isfinite().all()
 
 
 def test_the_readmes_plugin_is_a_plugin() -> None:

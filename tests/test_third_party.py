@@ -89,7 +89,6 @@ def test_it_is_listed_and_trains_and_generates_from_the_demos_yaml(installed: Pa
     experiment = str(Path(__file__).parents[1] / "experiments" / "toybox" / "demo.yaml")
     changes = [
         "branches.mllm.aggregator={name: mean}",
-        "trained=null",
         "schedule.steps=3",
         "training.dataset={name: toy_pairs, toys: 4, views: 2}",
         "training.phases=[{branches: [mllm], steps: 1}, {steps: 1}]",

@@ -74,8 +74,8 @@ def main() -> None:
             module.eval()
     first = systems["drop"]
     batch = samples(first, arguments.batch)
-    size, factor = first.experiment.settings.image, first.autoencoder.scale_factor
-    shape = (first.backbone.latent_channels, size.height // factor, size.width // factor)
+    size = first.experiment.settings.image
+    shape = first.latent_shape(size.height, size.width)
     latents = sampling.noise(range(len(batch)), shape).to(device)
     grid = (shape[1] // first.backbone.patch_size, shape[2] // first.backbone.patch_size)
     print(f"python tests/benchmarks/stages.py {' '.join(sys.argv[1:])}")
@@ -84,7 +84,9 @@ def main() -> None:
     print(
         f"{'stage':<8} {'t':>5} {'tokens drop':>12} {'tokens zero':>12} {'drop ms':>9} {'zero ms':>9} {'zero/drop':>10}"
     )
-    seen = {first.schedule.stage(float(t)): float(t) for t in first.schedule.timesteps()[:-1]}
+    seen = {
+        first.schedule.stage(float(t)): float(t) for t in first.schedule.timesteps(image_tokens=grid[0] * grid[1])[:-1]
+    }
     for stage, t in seen.items():
         runs: dict[str, Callable[[], object]] = {}
         for name, system in systems.items():

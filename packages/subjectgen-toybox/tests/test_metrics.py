@@ -55,7 +55,7 @@ def test_samples_without_truth_are_refused(samples: list[Sample]) -> None:
     picture = samples[0].references[0].image
     with pytest.raises(InputError, match="names no scene"):
         metric.update([Sample(prompt="the toy", references=samples[0].references)], [picture])
-    with pytest.raises(InputError, match="toy-003"):
+    with pytest.raises(InputError, match="toy-000 to toy-003"):
         metric.update([Sample(prompt="the toy at night", references=(Reference(image=picture),))], [picture])
 
 

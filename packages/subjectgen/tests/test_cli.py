@@ -82,6 +82,18 @@ def test_train_then_generate(run, write, tmp_path, photo) -> None:
         assert image.text["prompt"] == "the toy in the snow"
 
 
+def test_overrides_reach_a_run_directory(run, write, tmp_path, photo) -> None:
+    run("train", write(), "--out", tmp_path / "run", "--device", "cpu")
+    arguments = ["--reference", photo, "--prompt", "x", "--out", tmp_path / "images", "--device", "cpu"]
+    _, out, _ = run("generate", tmp_path / "run", *arguments, "--set", "schedule.steps=2")
+    record = json.loads(Path(out.strip()).with_suffix(".json").read_text())
+    assert record["steps"] == 2
+    assert record["trained"] == str(tmp_path / "run")
+    code, _, err = run("generate", tmp_path / "run", *arguments, "--set", "schedule.stepps=2")
+    assert code == 2
+    assert "did you mean 'steps'" in err
+
+
 def odd_images(folder: Path) -> dict[str, Path]:
     """Files that a user may have: alpha, rotation in EXIF, grey, CMYK, tall, wide."""
     noise = Image.effect_noise((48, 40), 80)
@@ -137,6 +149,8 @@ MISTAKES = {
         ["mlm", "mllm, vae"],
     ),
     "missing checkpoint": (["--set", "backbone.checkpoint=./nowhere"], ["nowhere"]),
+    "branch name that is no file name": (["--set", "branches={a/b: {}}"], ["branches", "a/b"]),
+    "phase without branches": (["--set", "training.phases=[{branches: [], steps: 1}]"], ["branches"]),
     "bad override": (["--set", "schedule.steps"], ["--set schedule.steps", "key.path=value"]),
 }
 
@@ -161,14 +175,23 @@ def test_mistakes_in_the_input(run, write, tmp_path, photo) -> None:
         (["--reference", text, "--prompt", "x"], "not an image"),
         (["--reference", truncated(tmp_path), "--prompt", "x"], "truncated.png"),
         (["--reference", tmp_path / "absent.png", "--prompt", "x"], "absent.png"),
-        (["--reference", photo], "--prompt"),
-        (["--reference", photo, "--prompt", " "], "--prompt"),
+        (["--reference", photo], "prompt: got []"),
+        (["--reference", photo, "--prompt", " "], "prompt: got"),
         (["--reference", photo, "--prompt", "x", "--height", "50"], "multiple of 16"),
+        (["--reference", photo, "--prompt", "x", "--height", "0"], "multiple of 16"),
+        (["--reference", photo, "--prompt", "x", "--device", "gpuu"], "gpuu"),
     ]
     for arguments, expected in cases:
         code, _, err = run("generate", write(), *arguments, "--out", out)
         assert (code, expected in err, "Traceback" in err) == (2, True, False), (arguments, err)
         assert not out.exists()
+
+
+def test_a_file_where_the_folder_should_be(run, write, photo, tmp_path) -> None:
+    taken = tmp_path / "taken"
+    taken.write_text("mine")
+    code, _, err = run("generate", write(), "--reference", photo, "--prompt", "x", "--out", taken)
+    assert (code, "is a file" in err, taken.read_text()) == (2, True, "mine")
 
 
 def test_a_tampered_weight_file_is_refused(run, write, tmp_path, checkpoints, photo) -> None:

@@ -64,6 +64,16 @@ def test_zero_keeps_the_tokens_and_multiplies_them_by_zero(system, toys) -> None
     assert streams.context[0].tokens.abs().max() == 0
 
 
+def test_zero_counts_only_what_the_branch_reads(system, toys) -> None:
+    """The VAE reads no text: with its references hidden it is silent, however much text it may see."""
+    built = system()
+    text_only = Visibility(text=True, references=False)
+    for hidden in (NOTHING, text_only):
+        streams = Conditioner(built, toys[:2], target_grid=GRID).streams(active(vae=hidden, inactive="zero"))
+        assert streams.image[0].tokens.abs().max() == 0
+        assert not Conditioner(built, toys[:2], target_grid=GRID).streams(active(vae=hidden)).image
+
+
 def test_training_rows_equal_sampling_rows(system, toys) -> None:
     built = system()
     sampling = Conditioner(built, toys, target_grid=GRID).streams(active())

@@ -35,7 +35,11 @@ def test_sampling_equals_a_plain_loop(system, toys) -> None:
 def test_guidance_of_one_is_one_pass(system, toys) -> None:
     built = system()
     start = sampling.noise([1, 2], (16, 8, 8))
-    torch.testing.assert_close(sampling.sample(built, toys[:2], start), reference_loop(built, toys[:2], start, 1.0))
+    expected = reference_loop(built, toys[:2], start, 1.0)
+    passes = []
+    built.backbone.register_forward_hook(lambda *_: passes.append(1))
+    torch.testing.assert_close(sampling.sample(built, toys[:2], start), expected)
+    assert len(passes) == built.schedule.steps
 
 
 def test_conditioning_is_computed_once_for_all_steps_and_seeds(system, toys, monkeypatch) -> None:

@@ -57,6 +57,8 @@ CLIP_TEXT: dict[str, Any] = {
     "bos_token_id": 2,
     "eos_token_id": 2,
 }
+"""``eos_token_id: 2`` makes transformers pool at the largest token id, as for CLIP's first checkpoints. Here that is
+a word, the same in training and sampling; T5's tokens carry the whole caption."""
 TEXT_LENGTH = 18
 
 VISION: dict[str, Any] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from itertools import combinations
 from typing import Any, Literal
 
@@ -72,7 +73,7 @@ class ToyPairs:
         pictures = images[place].float() / 255
         return Sample(
             prompt=prompts[place][target],
-            references=tuple(Reference(image=pictures[view], name=f"toy-{toy:05d}") for view in chosen),
+            references=tuple(Reference(image=pictures[view], name=f"training-toy-{toy:05d}") for view in chosen),
             target=pictures[target],
         )
 
@@ -110,8 +111,8 @@ class HeldOutToys:
 
         toys: int = Field(default=32, ge=1, le=512)
         """Number of identities, in families of four that share colours."""
-        scenes: int = Field(default=3, ge=1, le=len(SCENES))
-        """Scenes per toy; they rotate so that all scenes occur equally often."""
+        scenes: int = Field(default=3, ge=1, le=len(SCENES) - 1)
+        """Scenes per toy, none of them the reference's; they rotate so that all occur about equally often."""
         seed: int = Field(default=0, ge=0)
         """Seed of toys and views."""
         prompts: Literal["subject", "full"] = "subject"
@@ -143,11 +144,12 @@ class HeldOutToys:
         return Sample(prompt=prompt, references=(self._references[number],), target=render([toy], [view])[0])
 
     def _target(self, draw: Draw, number: int, turn: int) -> View:
-        """A view in the next scene of the rotation, without accessory, not the reference's scene if that can be."""
-        scenes = [scene for scene in SCENES if scene != self.reference_views[number].scene] or list(SCENES)
+        """A view in the next scene of the rotation, without accessory, never in the reference's scene."""
+        scenes = [scene for scene in SCENES if scene != self.reference_views[number].scene]
         return random_view(draw, scene=scenes[(number + turn) % len(scenes)], accessories=False)
 
 
-def toy_of(name: str) -> int:
-    """Number of the toy that ``Reference.name`` names."""
-    return int(name.removeprefix("toy-"))
+def toy_of(name: str | None) -> int | None:
+    """Number of the held-out toy that ``Reference.name`` names; ``None`` for any other name."""
+    found = re.fullmatch(r"toy-(\d+)", name or "")
+    return int(found[1]) if found else None

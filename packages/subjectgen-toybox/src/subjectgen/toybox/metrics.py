@@ -55,16 +55,14 @@ class ToyScores:
         """
         if not samples:
             return
+        truths = [(_scene(sample), self._toy(sample)) for sample in samples]  # all of them, before any is counted
         pictures = torch.stack([image.float() for image in images])
         nearest = (self.judge.identities(pictures) @ self.gallery.T).argmax(-1)
         shown = torch.stack([sample.references[0].image for sample in samples])
         references = self.judge.verdicts(shown)
-        for sample, row, best, reference in zip(
-            samples, self.judge.verdicts(pictures), nearest.tolist(), references, strict=True
+        for (scene, number), row, best, reference in zip(
+            truths, self.judge.verdicts(pictures), nearest.tolist(), references, strict=True
         ):
-            scene, number = scene_of(sample.prompt), _number(sample)
-            if scene is None:
-                raise InputError(f"prompt {sample.prompt!r} names no scene; expected one of {', '.join(SCENES)}")
             self._add("scene_accuracy", row["scene"] == scene)
             self._add("shape_accuracy", row["shape"] == self.toys[number].shape)
             self._add("pattern_accuracy", row["pattern"] == self.toys[number].pattern)
@@ -104,14 +102,22 @@ class ToyScores:
                 total += 1
         return {name: right[name] / total for name in ("scene_judge", "shape_judge", "identity_judge")}
 
+    def _toy(self, sample: Sample) -> int:
+        """Which held-out toy the sample's reference shows."""
+        name = sample.references[0].name if sample.references else None
+        number = toy_of(name)
+        if number is None or number >= len(self.toys):
+            last = f"toy-{len(self.toys) - 1:03d}"
+            raise InputError(f"reference {name!r}: expected a toy of the dataset held_out_toys, toy-000 to {last}")
+        return number
+
     def _add(self, name: str, value: float) -> None:
         self.totals[name] += value
         self.counts[name] += 1
 
 
-def _number(sample: Sample) -> int:
-    """Which held-out toy the sample's reference shows."""
-    name = sample.references[0].name if sample.references else None
-    if name is None or not name.startswith("toy-"):
-        raise InputError(f"reference {name!r}: expected a toy of the dataset held_out_toys, such as 'toy-003'")
-    return toy_of(name)
+def _scene(sample: Sample) -> str:
+    scene = scene_of(sample.prompt)
+    if scene is None:
+        raise InputError(f"prompt {sample.prompt!r} names no scene; expected one of {', '.join(SCENES)}")
+    return scene

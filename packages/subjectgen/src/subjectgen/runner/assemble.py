@@ -39,24 +39,37 @@ class System:
     """All parts of an experiment, on one device."""
 
     def __init__(self, experiment: Experiment, plugins: Plugins, *, device: torch.device | str = "cpu") -> None:
-        torch.manual_seed(experiment.settings.seed)
         self.experiment, self.plugins, self.device = experiment, plugins, torch.device(device)
+        self.trained: str | None = None
+        """Where the trained parts were loaded from."""
         self._encoders: dict[str, Any] = {}
         settings = experiment.settings
-        names = tuple(settings.branches)
-        self.schedule: Schedule = self._build("schedules", settings.schedule, "schedule", branches=names)
-        self.backbone: Any = self._build("backbones", settings.backbone, "backbone")
-        self.autoencoder = self._encoder(settings.autoencoder, "autoencoder")
-        self._check_autoencoder()
-        self.branches = {name: self._branch(name, branch) for name, branch in settings.branches.items()}
+        self.use_schedule(settings.schedule)
+        with torch.random.fork_rng(devices=[]):  # new parts start from the experiment's seed, the caller's stays
+            torch.manual_seed(settings.seed)
+            self.backbone: Any = self._build("backbones", settings.backbone, "backbone")
+            self.autoencoder = self._encoder(settings.autoencoder, "autoencoder")
+            self._check_autoencoder()
+            self.branches = {name: self._branch(name, branch) for name, branch in settings.branches.items()}
         for module in self._modules():
             module.to(self.device)
+
+    def use_schedule(self, spec: Mapping[str, Any]) -> None:
+        """Build a schedule for the experiment's branches and use it from now on."""
+        names = tuple(self.experiment.settings.branches)
+        self.schedule: Schedule = self._build("schedules", spec, "schedule", branches=names)
+        self.schedule_spec = dict(spec)
+
+    def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
+        """Channels, height and width of the latents of an image of this size in pixels."""
+        factor = self.autoencoder.scale_factor
+        return self.backbone.latent_channels, height // factor, width // factor
 
     def trainable(self, branches: tuple[str, ...] | None = None) -> dict[str, nn.Parameter]:
         """Parameters that training changes, by name; only those that these branches use."""
         named = {f"backbone.{name}": value for name, value in self.backbone.trainable_parameters().items()}
         for name, part in self._parts().items():
-            if branches is None or name.split(".")[1] in branches:
+            if branches is None or name.removeprefix("branches.").rpartition(".")[0] in branches:
                 named |= {f"{name}.{key}": value for key, value in part.named_parameters() if value.requires_grad}
         return named
 
@@ -81,6 +94,7 @@ class System:
         for part_name, part in self._parts().items():
             if part.state_dict():
                 _load_part(folder / f"{part_name}.safetensors", part)
+        self.trained = name
 
     def trained_modules(self) -> list[nn.Module]:
         """Modules that have a training mode of their own: the backbone and the trained parts of branches."""

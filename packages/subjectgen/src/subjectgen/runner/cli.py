@@ -47,7 +47,7 @@ def train(
     override: Overrides = [],  # noqa: B006  # typer copies it
     device: Device = None,
 ) -> None:
-    """Train an experiment in its phases and write a run directory."""
+    """Train an experiment in its phases, from untrained parts, and write a run directory."""
     from subjectgen.core.plugins import Plugins
     from subjectgen.runner.assemble import System
     from subjectgen.runner.experiment import Experiment
@@ -55,12 +55,10 @@ def train(
     read = Experiment.read(experiment, override)
     plugins = Plugins.discover()
     _check_parts(read, plugins)
-    from subjectgen.runner.pipeline import best_device
+    from subjectgen.runner.devices import chosen_device
     from subjectgen.runner.training import Trainer
 
-    system = System(read, plugins, device=device or best_device())
-    if read.settings.trained:
-        system.load_trained(read.settings.trained)
+    system = System(read, plugins, device=chosen_device(device))
     result = Trainer(system, out).train()
     for phase, loss in result.losses.items():
         typer.echo(f"{phase}: loss {loss:.4f}")
@@ -74,7 +72,7 @@ def generate(
     ],
     prompt: Annotated[list[str], typer.Option(help="Prompt. May be repeated.")] = [],  # noqa: B006
     reference: Annotated[list[Path], typer.Option(help="Image file of the subject. May be repeated.")] = [],  # noqa: B006
-    seed: Annotated[list[int], typer.Option(help="Seed. May be repeated.")] = [0],  # noqa: B006
+    seed: Annotated[list[int], typer.Option(min=0, max=2**63 - 1, help="Seed. May be repeated.")] = [0],  # noqa: B006
     out: Annotated[Path, typer.Option(help="Folder for the images.")] = Path("out"),
     steps: Annotated[int | None, typer.Option(min=1, help="Denoising steps; by default the schedule's.")] = None,
     height: Annotated[int | None, typer.Option(help="Pixels; by default the experiment's.")] = None,
@@ -185,7 +183,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     debug = "--debug" in given
     try:
         app([argument for argument in given if argument != "--debug"])
-    except SubjectgenError as error:
+    except (SubjectgenError, OSError) as error:  # OSError: a full disk, a folder that cannot be written
         if debug:
             raise
         for line in str(error).splitlines():

@@ -40,14 +40,20 @@ def present(system: System, sample: Sample, active: ActiveBranches) -> tuple[str
     return tuple(
         name
         for name, branch in system.branches.items()
-        if sees_something(branch, sample.seen(_effective(active, name)))
+        if sees_something(branch, sample.seen(_effective(active, branch)))
     )
 
 
-def _effective(active: ActiveBranches, name: str) -> Visibility:
+def silent(active: ActiveBranches, branch: Branch) -> bool:
+    """Whether the branch may see none of the inputs that its encoder reads."""
+    seen, inputs = active.visibility[branch.name], branch.encoder.inputs
+    return not ((seen.text and "text" in inputs) or (seen.references and "references" in inputs))
+
+
+def _effective(active: ActiveBranches, branch: Branch) -> Visibility:
     """With ``inactive: zero`` a silent branch is still computed."""
-    seen = active.visibility[name]
-    return EVERYTHING if seen.nothing and active.inactive == "zero" else seen
+    zeroed = active.inactive == "zero" and silent(active, branch)
+    return EVERYTHING if zeroed else active.visibility[branch.name]
 
 
 def encode(branch: Branch, samples: Sequence[Sample]) -> Said:
@@ -97,11 +103,11 @@ class Conditioner:
         """
         streams = Streams(target_grid=self._grid)
         for name, branch in self._system.branches.items():
-            seen = _effective(active, name)
+            seen = _effective(active, branch)
             if not any(sees_something(branch, sample.seen(seen)) for sample in self._samples[name]):
                 continue
             said = self._say(branch, seen)
-            if active.visibility[name].nothing:
+            if silent(active, branch):
                 said = scaled(said, torch.zeros(len(self._samples[name])))
             streams = branch.injector(streams, said if index is None else rows(said, index))
         return streams
@@ -119,12 +125,12 @@ def training_streams(
 ) -> Streams:
     """Streams of one group of training rows, each with its own visibility; gradients reach the aggregators."""
     streams = Streams(target_grid=target_grid)
-    for name, branch in system.branches.items():
-        seen = [s.seen(_effective(a, name)) for s, a in zip(samples, active, strict=True)]
+    for branch in system.branches.values():
+        seen = [s.seen(_effective(a, branch)) for s, a in zip(samples, active, strict=True)]
         if not any(sees_something(branch, sample) for sample in seen):
             continue
         said = encode(branch, seen)
-        speaks = torch.tensor([0.0 if a.visibility[name].nothing else 1.0 for a in active])
+        speaks = torch.tensor([0.0 if silent(a, branch) else 1.0 for a in active])
         streams = branch.injector(streams, said if bool(speaks.all()) else scaled(said, speaks))
     return streams
 

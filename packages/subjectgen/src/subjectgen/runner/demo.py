@@ -18,8 +18,8 @@ from subjectgen.core import InputError, Sample, load_reference
 from subjectgen.core.checkpoint import atomic_write
 from subjectgen.core.images import fit_image, to_pil
 from subjectgen.runner import sampling
-from subjectgen.runner.generating import open_pipeline, step_progress
-from subjectgen.runner.pipeline import SubjectPipeline
+from subjectgen.runner.generating import check_folder, open_pipeline, step_progress
+from subjectgen.runner.pipeline import SubjectPipeline, check_prompts
 from subjectgen.runner.saving import save_image, write_json
 
 SCHEDULES: dict[str, dict[str, Any]] = {
@@ -46,11 +46,14 @@ def run_demo(
     """Run the demo, or generate from the user's own picture, and say where the results are."""
     started = time.monotonic()
     pictures = [load_reference(path) for path in references]  # before the models, so that a bad file is told at once
+    check_folder(out)
+    if prompts:
+        check_prompts(prompts)
     if prompts and not pictures:
         raise InputError("--prompt: needs --reference, the picture of your own subject")
     pipeline = open_pipeline(_experiment(experiment), device=device)
     if pictures:
-        _own_picture(pipeline, pictures, prompts or OWN_PROMPTS, out, say)
+        _own_picture(pipeline, pictures, prompts or OWN_PROMPTS, out / "own", say)
     else:
         _held_out(pipeline, out, say)
     say(f"{time.monotonic() - started:.0f} seconds")
@@ -72,9 +75,7 @@ def schedules(pipeline: SubjectPipeline) -> dict[str, dict[str, Any]]:
 
 def use_schedule(pipeline: SubjectPipeline, changes: Mapping[str, Any]) -> None:
     """Give the built system the experiment's schedule with some options changed."""
-    system = pipeline.system
-    spec = {**system.experiment.settings.schedule, **changes}
-    system.schedule = system.plugins.build("schedules", spec, where="schedule", branches=tuple(system.branches))
+    pipeline.system.use_schedule({**pipeline.system.experiment.settings.schedule, **changes})
 
 
 # -------------------------------------------------------------------------------------------------- held-out toys
@@ -129,8 +130,8 @@ def _generate(
     pipeline: SubjectPipeline, samples: list[Sample], seeds: list[int], instead: Mapping[str, list[Sample]]
 ) -> Float[Tensor, "b 3 h w"]:
     system = pipeline.system
-    size, factor = system.experiment.settings.image, system.autoencoder.scale_factor
-    start = sampling.noise(seeds, (system.backbone.latent_channels, size.height // factor, size.width // factor))
+    size = system.experiment.settings.image
+    start = sampling.noise(seeds, system.latent_shape(size.height, size.width))
     return system.autoencoder.decode(sampling.sample(system, samples, start, instead=instead)).cpu()
 
 

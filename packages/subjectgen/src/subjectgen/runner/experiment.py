@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -39,7 +39,7 @@ class ImageSettings(Config):
 class PhaseSettings(Config):
     """A stretch of training."""
 
-    branches: tuple[str, ...] | None = None
+    branches: tuple[str, ...] | None = Field(default=None, min_length=1)
     """Branches that take part; null: all. With fewer than all, those speak at every timestep."""
     steps: int = Field(ge=1)
     """Optimizer steps."""
@@ -72,8 +72,8 @@ class TrainingSettings(Config):
     """Autocast of accelerate."""
     guidance: float = 1.0
     """Embedded guidance in training, for backbones that have the input (UNO: 1)."""
-    cache_targets: bool = True
-    """Keep the latents of targets in memory after their first use."""
+    cache_targets: bool = False
+    """Keep the latents of all targets in the CPU's memory after their first use: for data sets that fit."""
     log_every: int = Field(default=20, ge=1)
     """Steps between lines of ``metrics.jsonl``."""
     save_every: int | None = Field(default=None, ge=1)
@@ -87,8 +87,8 @@ class ExperimentSettings(Config):
     """Name of the run; null: the file's."""
     seed: int = Field(default=0, ge=0, lt=2**63)
     """Seed of weights, data order, noise and dropout."""
-    branches: dict[str, BranchSettings] = Field(min_length=1)
-    """By name, in the order in which their tokens follow each other."""
+    branches: dict[Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")], BranchSettings] = Field(min_length=1)
+    """By name (letters, digits, _ and -), in the order in which their tokens follow each other."""
     backbone: Part
     """Component of kind backbones."""
     autoencoder: Part
@@ -100,14 +100,17 @@ class ExperimentSettings(Config):
     training: TrainingSettings | None = None
     """Null for experiments that only generate."""
     trained: str | None = None
-    """Folder or ``package:...`` with trained parts, loaded before generating."""
+    """Folder or ``package:...`` with trained parts, loaded for generating; training starts from untrained ones."""
     description: str = ""
     """For readers."""
 
     @model_validator(mode="after")
     def _phases_name_branches(self) -> ExperimentSettings:
         for phase in self.training.phases if self.training else ():
-            unknown = [name for name in phase.branches or () if name not in self.branches]
+            names = phase.branches or ()
+            if len(set(names)) < len(names):
+                raise ValueError(f"training.phases: a branch is named twice in {', '.join(names)}")
+            unknown = [name for name in names if name not in self.branches]
             if unknown:
                 raise ValueError(
                     f"training.phases: unknown branch {unknown[0]!r}; expected one of {', '.join(self.branches)}"

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
 from subjectgen.core import InputError, load_reference
-from subjectgen.runner.pipeline import SubjectPipeline
+from subjectgen.runner.pipeline import SubjectPipeline, check_prompts
 from subjectgen.runner.sampling import Step
 from subjectgen.runner.saving import save_image
 
@@ -33,9 +33,9 @@ def generate_files(
     Raises:
         InputError: No prompt, or a reference that is no image.
     """
-    if not prompts or any(not prompt.strip() for prompt in prompts):
-        raise InputError("--prompt: got an empty prompt list; expected at least one prompt, and none of them blank")
-    loaded = [load_reference(path) for path in references]  # before models load, so that a bad file is told at once
+    check_prompts(prompts)  # these three before models load, so that a mistake is told at once
+    check_folder(out)
+    loaded = [load_reference(path) for path in references]
     pipeline = open_pipeline(experiment, overrides=overrides, device=device)
     batches = -(-len(prompts) * len(seeds) // batch_size)
     with step_progress("sampling") as on_step:
@@ -61,8 +61,15 @@ def generate_files(
 def open_pipeline(experiment: Path, *, overrides: Iterable[str] = (), device: str | None = None) -> SubjectPipeline:
     """Open an experiment file or a run directory."""
     if experiment.is_dir():
-        return SubjectPipeline.from_pretrained(experiment, device=device)
+        return SubjectPipeline.from_pretrained(experiment, overrides=overrides, device=device)
     return SubjectPipeline.from_experiment(experiment, overrides=overrides, device=device)
+
+
+def check_folder(out: Path) -> None:
+    """Refuse a file where a folder is to be written."""
+    taken = next((path for path in (out, *out.parents) if path.exists() and not path.is_dir()), None)
+    if taken is not None:
+        raise InputError(f"--out: {taken} is a file; expected a folder")
 
 
 def slug(text: str, limit: int = 40) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +28,7 @@ from subjectgen.core.plugins import Plugins
 from subjectgen.runner import sampling
 from subjectgen.runner.assemble import System
 from subjectgen.runner.conditioning import group_rows
+from subjectgen.runner.devices import chosen_device
 from subjectgen.runner.experiment import Experiment
 from subjectgen.runner.run_directory import RESOLVED
 
@@ -66,23 +68,27 @@ class SubjectPipeline:
             SubjectgenError: A mistake in the file, a component or a checkpoint; the message says where.
         """
         experiment = Experiment.read(path, overrides)
-        system = System(experiment, plugins or Plugins.discover(), device=device or best_device())
+        system = System(experiment, plugins or Plugins.discover(), device=chosen_device(device))
         weights = trained or experiment.settings.trained
         if weights is not None:
             system.load_trained(weights)
+        elif system.trainable():
+            warnings.warn(f"{path}: no trained weights are named; its trainable parts are random", stacklevel=2)
         for module in system.trained_modules():
             module.eval()
         return cls(system)
 
     @classmethod
-    def from_pretrained(cls, folder: str | os.PathLike[str], *, device: str | None = None) -> SubjectPipeline:
+    def from_pretrained(
+        cls, folder: str | os.PathLike[str], *, overrides: Iterable[str] = (), device: str | None = None
+    ) -> SubjectPipeline:
         """Load a folder that training wrote: ``experiment.yaml`` with the trained parts beside it."""
         place = Path(
             resolve_checkpoint(str(folder) if str(folder).startswith("package:") else str(Path(folder).resolve()))
         )
         if not (place / RESOLVED).is_file():
             raise InputError(f"{place}: no {RESOLVED}; expected a folder that `subjectgen train` wrote")
-        return cls.from_experiment(place / RESOLVED, device=device, trained=str(place))
+        return cls.from_experiment(place / RESOLVED, overrides=overrides, device=device, trained=str(place))
 
     def __call__(
         self,
@@ -112,11 +118,12 @@ class SubjectPipeline:
             InputError: No prompt, an unreadable reference, a size that does not fit.
         """
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-        if not prompts:
-            raise InputError("prompt: got an empty list; expected at least one prompt")
+        check_prompts(prompts)
         seeds = [seed] if isinstance(seed, int) else list(seed)
-        if not seeds:
-            raise InputError("seed: got an empty list; expected at least one seed")
+        if not seeds or not all(0 <= number < 2**63 for number in seeds):
+            raise InputError(f"seed: got {seeds}; expected at least one, each in 0..2**63 - 1")
+        if batch_size < 1:
+            raise InputError(f"batch_size: got {batch_size}; expected at least 1")
         loaded = tuple(item if isinstance(item, Reference) else load_reference(item) for item in references)
         samples = [Sample(prompt=text, references=loaded) for text in prompts]
         return self.generate(
@@ -165,15 +172,13 @@ class SubjectPipeline:
         on_step: Callable[[sampling.Step], None] | None,
     ) -> Float[Tensor, "b 3 h w"]:
         unique, index = _unique(samples)
-        factor = self.system.autoencoder.scale_factor
-        shape = (self.system.backbone.latent_channels, size[0] // factor, size[1] // factor)
-        start = sampling.noise(seeds, shape)
+        start = sampling.noise(seeds, self.system.latent_shape(*size))
         latents = sampling.sample(self.system, unique, start, index=index, steps=steps, on_step=on_step)
         return self.system.autoencoder.decode(latents)
 
     def _size(self, height: int | None, width: int | None) -> tuple[int, int]:
         settings = self.system.experiment.settings.image
-        size = (height or settings.height, width or settings.width)
+        size = (settings.height if height is None else height, settings.width if width is None else width)
         multiple = self.system.autoencoder.scale_factor * self.system.backbone.patch_size
         for name, pixels in zip(("height", "width"), size, strict=True):
             if pixels < multiple or pixels % multiple:
@@ -182,7 +187,6 @@ class SubjectPipeline:
         return size
 
     def _record(self, sample: Sample, seed: int, size: tuple[int, int], steps: int | None) -> dict[str, Any]:
-        schedule = self.system.schedule
         return {
             "experiment": self.system.experiment.name,
             "prompt": sample.prompt,
@@ -190,15 +194,18 @@ class SubjectPipeline:
             "seed": seed,
             "height": size[0],
             "width": size[1],
-            "steps": steps or schedule.steps,
-            "schedule": dict(self.system.experiment.settings.schedule),
+            "steps": steps or self.system.schedule.steps,
+            "schedule": dict(self.system.schedule_spec),
+            "trained": self.system.trained,
+            "settings": dict(self.system.experiment.values),
             "plugins": self.system.plugins.distributions(),
         }
 
 
-def best_device() -> str:
-    """``cuda`` where there is one, else ``cpu``."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
+def check_prompts(prompts: Sequence[str]) -> None:
+    """Refuse an empty list and blank prompts."""
+    if not prompts or any(not prompt.strip() for prompt in prompts):
+        raise InputError(f"prompt: got {list(prompts)}; expected at least one, and none of them blank")
 
 
 def _unique(samples: list[Sample]) -> tuple[list[Sample], Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import platform
 import subprocess
@@ -13,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from subjectgen.core import InputError
+from subjectgen.core import Dataset, InputError
 from subjectgen.core.checkpoint import atomic_write
 from subjectgen.runner.assemble import System
 from subjectgen.runner.saving import write_json
@@ -29,13 +30,13 @@ class RunDirectory:
             raise InputError(f"{folder}: exists and is not empty; expected a new folder (--out)")
         self.folder, self._system = folder, system
 
-    def begin(self) -> None:
+    def begin(self, dataset: Dataset) -> None:
         """Write what is known before the first step."""
         self.folder.mkdir(parents=True, exist_ok=True)
         values = {"name": self._system.experiment.name, **self._system.experiment.values}
         with atomic_write(self.folder / RESOLVED) as path:
             path.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
-        write_json(self.folder / "run.json", self._facts())
+        write_json(self.folder / "run.json", {**self._facts(), "dataset": fingerprint(dataset)})
 
     def log(self, line: Mapping[str, Any]) -> None:
         """Append one line to ``metrics.jsonl``."""
@@ -60,8 +61,21 @@ class RunDirectory:
         }
 
 
+def fingerprint(dataset: Dataset) -> dict[str, Any]:
+    """Length and a hash of the first, middle and last sample: whether two runs saw the same data."""
+    digest = hashlib.sha256()
+    for index in sorted({0, len(dataset) // 2, len(dataset) - 1}):
+        sample = dataset[index]
+        digest.update(sample.prompt.encode())
+        images = [reference.image for reference in sample.references] + [sample.target]
+        for image in images:
+            if image is not None:
+                digest.update((image * 255).round().byte().numpy().tobytes())
+    return {"samples": len(dataset), "sha256": digest.hexdigest()}
+
+
 def _git_state() -> dict[str, Any] | None:
-    """Commit and whether the tree has changes; ``None`` outside a repository."""
+    """Commit of the working directory and whether it has changes; ``None`` outside a repository."""
     try:
         commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True)
         status = subprocess.run(

@@ -8,14 +8,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import TypeAlias
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from subjectgen.core import ActiveBranches, Guidance, Sample, Streams
+from subjectgen.core import ActiveBranches, Guidance, Sample, Streams, Visibility
 from subjectgen.runner.assemble import System
 from subjectgen.runner.conditioning import Conditioner, silence
+
+Memory: TypeAlias = dict[tuple[tuple[tuple[str, Visibility], ...], str], Streams]
+"""Streams by what each branch sees: they stay the same between the steps of a stage."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +66,7 @@ def sample(
     schedule = system.schedule
     times = [float(t) for t in schedule.timesteps(steps, image_tokens=grid[0] * grid[1])]
     latents = latents.to(system.device)
-    memory: dict[int, Streams] = {}
+    memory: Memory = {}
     for number, (t, following) in enumerate(pairwise(times)):
         velocity = guided_velocity(system, conditioner, latents, t, index=index, memory=memory)
         latents = latents + (following - t) * velocity
@@ -78,7 +82,7 @@ def guided_velocity(
     t: float,
     *,
     index: Tensor | None = None,
-    memory: dict[int, Streams] | None = None,
+    memory: Memory | None = None,
 ) -> Float[Tensor, "b c h w"]:
     """Velocity at one timestep, with classifier-free guidance where the stage asks for it.
 
@@ -103,9 +107,9 @@ def _velocity(
     active: ActiveBranches,
     guidance: Guidance,
     index: Tensor | None,
-    memory: dict[int, Streams] | None,
+    memory: Memory | None,
 ) -> Tensor:
-    key = hash((tuple(sorted(active.visibility.items(), key=lambda item: item[0])), active.inactive))
+    key = (tuple(active.visibility.items()), active.inactive)
     streams = memory.get(key) if memory is not None else None
     if streams is None:
         streams = conditioner.streams(active, index)

@@ -12,12 +12,14 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.utils import set_seed
+from jaxtyping import Float
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
-from subjectgen.core import EVERYTHING, NOTHING, ActiveBranches, ConfigError, InputError, Sample, Schedule
+from subjectgen.core import EVERYTHING, NOTHING, ActiveBranches, ConfigError, InputError, Sample, Schedule, Streams
 from subjectgen.runner.assemble import System
 from subjectgen.runner.conditioning import group_rows, training_streams
 from subjectgen.runner.experiment import PhaseSettings, TrainingSettings
@@ -42,6 +44,7 @@ class Trainer:
             raise ConfigError(f"{system.experiment.loaded.file}: training: missing; expected dataset and phases")
         self.system, self.settings = system, settings
         self.console = console or Console(stderr=True)
+        AcceleratorState._reset_state()  # it is one per process and would keep an earlier trainer's precision
         self.accelerator = Accelerator(mixed_precision=settings.mixed_precision, cpu=system.device.type == "cpu")
         self.dataset = system.plugins.build(
             "datasets", settings.dataset, where="training.dataset", **system.experiment.place()
@@ -55,8 +58,9 @@ class Trainer:
 
     def train(self) -> Result:
         """Run all phases; a checkpoint follows each."""
+        self._check()
         set_seed(self.system.experiment.settings.seed)
-        self.run.begin()
+        self.run.begin(self.dataset)
         losses = {}
         for number, phase in enumerate(self.settings.phases):
             name = f"phase {number + 1} ({'+'.join(phase.branches or tuple(self.system.branches))})"
@@ -64,13 +68,21 @@ class Trainer:
             self.run.save_trained()
         return Result(folder=self.run.folder, losses=losses)
 
+    def _check(self) -> None:
+        """Find what would fail later, before anything is written."""
+        for number, phase in enumerate(self.settings.phases):
+            if not self.system.trainable(phase.branches):
+                raise ConfigError(f"training.phases.{number}: nothing to train; set backbone.lora or use an aggregator")
+        sample = self.dataset[0]
+        if sample.target is None:
+            raise InputError("training.dataset: a sample has no target image; expected one in every sample")
+        self.system.autoencoder.encode_images(sample.target[None].to(self.system.device))
+
     # ----------------------------------------------------------------------------------------------------- phase
 
     def _phase(self, name: str, phase: PhaseSettings) -> float:
         schedule = phase_schedule(self.system, phase)
         parameters = list(self.system.trainable(phase.branches).values())
-        if not parameters:
-            raise ConfigError("training: nothing to train; set backbone.lora or use an aggregator")
         rate = phase.learning_rate or self.settings.learning_rate
         optimizer = self.accelerator.prepare(
             torch.optim.AdamW(parameters, lr=rate, weight_decay=self.settings.weight_decay)
@@ -85,18 +97,21 @@ class Trainer:
                 self.step += 1
                 if (step + 1) % self.settings.log_every == 0 or step + 1 == phase.steps:
                     last = interval.loss
+                    if not math.isfinite(last):
+                        raise InputError(f"training: the loss is {last} at step {self.step}; lower the learning rate")
                     progress.update(task, loss=" ".join(f"{k} {v:.3f}" for k, v in interval.by_stage.items()))
                     self.run.log({"step": self.step, "phase": name, **interval.close()})
                 if self.settings.save_every and self.step % self.settings.save_every == 0:
                     self.run.save_trained()
                 progress.advance(task)
         self._set_training(False)
+        self.accelerator.free_memory(optimizer)
         return last
 
     def _step(
         self, schedule: Schedule, indices: list[int], parameters: list[nn.Parameter], optimizer: Any
-    ) -> list[tuple[str, int, Tensor]]:
-        """One optimizer step; returns (stage, rows, loss) of each group of rows."""
+    ) -> list[tuple[str, float]]:
+        """One optimizer step; returns stage and loss of each row."""
         samples = [self.dataset[index] for index in indices]
         data = self._target_latents(indices, samples)
         tokens = data.shape[-2] * data.shape[-1] // self.system.backbone.patch_size**2
@@ -104,7 +119,7 @@ class Trainer:
         hidden = schedule.sample_dropout(len(samples), generator=self._generator)
         start = torch.randn(data.shape, generator=self._generator).to(data)
         active = [schedule.active(float(time)).restricted(hide) for time, hide in zip(t, hidden, strict=True)]
-        outcomes = []
+        outcomes: list[tuple[str, float]] = []
         for group in group_rows(self.system, samples, active):
             with self.accelerator.autocast():
                 streams = training_streams(
@@ -113,21 +128,25 @@ class Trainer:
                     [active[i] for i in group],
                     target_grid=tuple(side // self.system.backbone.patch_size for side in data.shape[-2:]),
                 )
-                loss = self._loss(data[group], start[group], t[group].to(data), streams)
-            self.accelerator.backward(loss * len(group) / len(samples))
-            outcomes.append((schedule.stage(float(t[group[0]])), len(group), loss.detach()))
+                losses = self._losses(data[group], start[group], t[group].to(data), streams)
+            if losses.requires_grad:  # not where nothing trainable takes part: no adapter, and the aggregator is off
+                self.accelerator.backward(losses.sum() / len(samples))
+            stages = [schedule.stage(float(t[row])) for row in group]
+            outcomes += zip(stages, losses.detach().tolist(), strict=True)
         self.accelerator.clip_grad_norm_(parameters, self.settings.max_grad_norm)
         optimizer.step()
         optimizer.zero_grad()
         return outcomes
 
-    def _loss(self, data: Tensor, start: Tensor, t: Tensor, streams: Any) -> Tensor:
-        """Rectified flow: x_t = (1 - t) data + t noise; the target is noise - data (method 6)."""
+    def _losses(
+        self, data: Float[Tensor, "b c h w"], start: Float[Tensor, "b c h w"], t: Float[Tensor, " b"], streams: Streams
+    ) -> Float[Tensor, " b"]:
+        """Rectified flow: x_t = (1 - t) data + t noise; the target is noise - data; mean squared error of each row."""
         mix = t[:, None, None, None]
         backbone = self.system.backbone
         guidance = self.settings.guidance if backbone.guidance_embedded else None
         velocity = backbone((1 - mix) * data + mix * start, t, streams, guidance=guidance)
-        return nn.functional.mse_loss(velocity.float(), (start - data).float())
+        return (velocity.float() - (start - data).float()).square().mean(dim=(1, 2, 3))
 
     # ------------------------------------------------------------------------------------------------------ data
 
@@ -143,16 +162,15 @@ class Trainer:
         missing = [place for place, index in enumerate(indices) if index not in self._targets]
         fresh: dict[int, Tensor] = {}
         if missing:
-            targets = [samples[place].target for place in missing]
-            if any(target is None for target in targets):
+            targets = [target for place in missing if (target := samples[place].target) is not None]
+            if len(targets) < len(missing):
                 raise InputError("training.dataset: a sample has no target image; expected one in every sample")
-            pictures = torch.stack([target for target in targets if target is not None])
-            encoded = self.system.autoencoder.encode_images(pictures.to(self.system.device)).float()
+            encoded = self.system.autoencoder.encode_images(torch.stack(targets).to(self.system.device)).float()
             fresh = {indices[place]: row for place, row in zip(missing, encoded, strict=True)}
         if self.settings.cache_targets:
-            self._targets |= fresh
+            self._targets |= {index: row.cpu() for index, row in fresh.items()}
             fresh = self._targets
-        return torch.stack([fresh[index] for index in indices])
+        return torch.stack([fresh[index] for index in indices]).to(self.system.device)
 
     def _set_training(self, training: bool) -> None:
         for part in self.system.trained_modules():
@@ -168,7 +186,10 @@ def phase_schedule(system: System, phase: PhaseSettings) -> Schedule:
 
 
 class AlwaysOn:
-    """A schedule whose stages are suspended: some branches speak at every timestep, the others never."""
+    """A schedule whose stages are suspended: some branches speak at every timestep, the others never.
+
+    The others take no part in the phase, so they leave the sequence also where the schedule says ``inactive: zero``.
+    """
 
     def __init__(self, schedule: Schedule, speaking: tuple[str, ...], branches: tuple[str, ...]) -> None:
         self._schedule = schedule
@@ -199,11 +220,11 @@ class Interval:
         self._counts: dict[str, int] = {}
         self._started = time.monotonic()
 
-    def add(self, outcomes: list[tuple[str, int, Tensor]]) -> None:
-        """Take in one step."""
-        for stage, count, loss in outcomes:
-            self._sums[stage] = self._sums.get(stage, 0.0) + float(loss) * count
-            self._counts[stage] = self._counts.get(stage, 0) + count
+    def add(self, outcomes: list[tuple[str, float]]) -> None:
+        """Take in the rows of one step."""
+        for stage, loss in outcomes:
+            self._sums[stage] = self._sums.get(stage, 0.0) + loss
+            self._counts[stage] = self._counts.get(stage, 0) + 1
 
     @property
     def loss(self) -> float:

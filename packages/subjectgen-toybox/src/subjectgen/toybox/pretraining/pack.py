@@ -22,6 +22,9 @@ def pack(out: Path, into: Path, trained: Sequence[Path] = ()) -> Iterator[str]:
     Raises:
         CheckpointError: More than 25 MB in all.
     """
+    sizes = [_weights(out / model) for model in MODELS] + [_weights(run) // 2 for run in trained]
+    if sum(sizes) > LIMIT:
+        raise CheckpointError(f"{sum(sizes):,} bytes of weights; expected at most {LIMIT:,}")
     for model in MODELS:
         if (out / model).is_dir():
             yield _copy(out / model, into / model)
@@ -30,10 +33,11 @@ def pack(out: Path, into: Path, trained: Sequence[Path] = ()) -> Iterator[str]:
         _halve(into / run.name)
     if (out / "logs").is_dir():
         shutil.copytree(out / "logs", into / "logs", dirs_exist_ok=True)
-    total = sum(path.stat().st_size for path in into.rglob("*.safetensors"))
-    if total > LIMIT:
-        raise CheckpointError(f"{into}: {total:,} bytes of weights; expected at most {LIMIT:,}")
-    yield f"{total:,} bytes of weights"
+    yield f"{_weights(into):,} bytes of weights"
+
+
+def _weights(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*.safetensors"))
 
 
 def _copy(source: Path, target: Path) -> str:
