@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-import yaml  # type: ignore[import-untyped]
+import yaml
 
 from subjectgen.core.errors import ConfigError
 from subjectgen.core.validation import join

@@ -12,6 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 
 from subjectgen.core import Dataset, InputError
@@ -56,6 +57,7 @@ class RunDirectory:
             "versions": {name: version(name) for name in ("torch", "transformers", "diffusers", "peft", "accelerate")},
             "python": platform.python_version(),
             "device": str(self._system.device),
+            "threads": torch.get_num_threads(),
             "git": _git_state(),
             "parts": self._system.describe(),
         }

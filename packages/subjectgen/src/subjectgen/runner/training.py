@@ -55,6 +55,7 @@ class Trainer:
         self._generator = torch.Generator().manual_seed(system.experiment.settings.seed)
         self._targets: dict[int, Tensor] = {}
         self.step = 0
+        self._started = time.monotonic()
 
     def train(self) -> Result:
         """Run all phases; a checkpoint follows each."""
@@ -100,7 +101,8 @@ class Trainer:
                     if not math.isfinite(last):
                         raise InputError(f"training: the loss is {last} at step {self.step}; lower the learning rate")
                     progress.update(task, loss=" ".join(f"{k} {v:.3f}" for k, v in interval.by_stage.items()))
-                    self.run.log({"step": self.step, "phase": name, **interval.close()})
+                    seconds = round(time.monotonic() - self._started, 1)
+                    self.run.log({"step": self.step, "phase": name, "seconds": seconds, **interval.close()})
                 if self.settings.save_every and self.step % self.settings.save_every == 0:
                     self.run.save_trained()
                 progress.advance(task)

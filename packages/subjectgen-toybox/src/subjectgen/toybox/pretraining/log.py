@@ -25,7 +25,8 @@ class Log:
         self._sums: dict[str, torch.Tensor] = {}
         self._count = 0
         self._console = Console()
-        command = "python -m subjectgen.toybox.pretraining " + " ".join(sys.argv[1:])
+        given = ["OUT" if argument == str(out) else argument for argument in sys.argv[1:]]  # no one else's folder
+        command = " ".join(["python -m subjectgen.toybox.pretraining", *given])
         machine = {"processor": platform.machine(), "threads": torch.get_num_threads(), "torch": torch.__version__}
         if torch.cuda.is_available():
             machine["accelerator"] = torch.cuda.get_device_name()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -45,6 +46,10 @@ def _copy(source: Path, target: Path) -> str:
     shutil.copytree(source, target, ignore=shutil.ignore_patterns("SHA256SUMS"))
     for path in target.rglob("*"):
         path.chmod(0o755 if path.is_dir() else 0o644)
+        if path.name == "config.json":
+            config = json.loads(path.read_text(encoding="utf-8"))
+            config.pop("_name_or_path", None)  # where it was trained is nobody's business
+            path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     write_checksums(target)
     return f"{target.name}: {sum(path.stat().st_size for path in target.rglob('*') if path.is_file()):,} bytes"
 
