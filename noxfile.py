@@ -17,8 +17,8 @@ PACKAGES = {path.parent.name: path.parent for path in sorted(ROOT.glob("packages
 MODULES = sorted(f"subjectgen.{path.parent.name}" for path in ROOT.glob("packages/*/src/subjectgen/*/__init__.py"))
 CONSTRAINTS = ("-c", str(ROOT / "constraints.txt"))
 WHEELS = ROOT / ".nox" / "wheelhouse"
-SHAPES = "--jaxtyping-packages=subjectgen,beartype.beartype"
-"""Shapes in signatures are checked in tests."""
+SHAPES = "--jaxtyping-packages=subjectgen,beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
+"""Shapes in signatures are checked in tests; an int is a float, as for mypy."""
 
 
 def install(session: nox.Session, *names: str) -> None:

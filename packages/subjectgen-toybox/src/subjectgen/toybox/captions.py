@@ -44,12 +44,12 @@ def subject_prompt(view: View, *, direction: bool = True, scene: bool = True) ->
 
 def random_caption(draw: Draw, toy: Toy, view: View) -> str:
     """A caption that sometimes leaves out the direction or the scene."""
-    return caption(toy, view, direction=draw.uniform(0, 1) < 0.7, scene=draw.uniform(0, 1) < 0.95)
+    return caption(toy, view, direction=draw.uniform(0.0, 1.0) < 0.7, scene=draw.uniform(0.0, 1.0) < 0.95)
 
 
 def random_subject_prompt(draw: Draw, view: View) -> str:
     """A prompt that names the direction half of the time."""
-    return subject_prompt(view, direction=draw.uniform(0, 1) < 0.5, scene=draw.uniform(0, 1) < 0.97)
+    return subject_prompt(view, direction=draw.uniform(0.0, 1.0) < 0.5, scene=draw.uniform(0.0, 1.0) < 0.97)
 
 
 def questions(toy: Toy, view: View) -> list[tuple[str, str]]:

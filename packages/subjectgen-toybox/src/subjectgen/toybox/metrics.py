@@ -111,8 +111,8 @@ class ToyScores:
             raise InputError(f"reference {name!r}: expected a toy of the dataset held_out_toys, toy-000 to {last}")
         return number
 
-    def _add(self, name: str, value: float) -> None:
-        self.totals[name] += value
+    def _add(self, name: str, value: float | bool) -> None:
+        self.totals[name] += float(value)
         self.counts[name] += 1
 
 

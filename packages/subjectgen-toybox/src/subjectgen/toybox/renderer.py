@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from subjectgen.toybox import scenes, shapes
-from subjectgen.toybox.shapes import Batch, Field
+from subjectgen.toybox.shapes import Batch, Field, PixelGrid
 from subjectgen.toybox.world import Toy, View
 
 HALF_VIEW = 1.12
@@ -54,7 +54,7 @@ def render_batch(
     return picture.clamp(0, 1).reshape(-1, 3, size, size)
 
 
-def pixel_grid(size: int, device: torch.device) -> tuple[Field, Field]:
+def pixel_grid(size: int, device: torch.device) -> tuple[PixelGrid, PixelGrid]:
     """Pixel centres as (1, pixels): u to the right, v upward, both in [-1, 1]."""
     line = (torch.arange(size, device=device) + 0.5) / size * 2 - 1
     v, u = torch.meshgrid(-line, line, indexing="ij")

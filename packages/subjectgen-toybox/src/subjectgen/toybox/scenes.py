@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from subjectgen.toybox.shapes import Batch, Field
+from subjectgen.toybox.shapes import Batch, Field, PerPicture, PixelGrid
 from subjectgen.toybox.world import SCENES
 
 Colour = tuple[float, float, float]
@@ -40,7 +40,12 @@ def background(batch: Batch, size: int) -> Float[Tensor, "pictures 3 pixels"]:
 
 
 def _details(
-    batch: Batch, colour: Float[Tensor, "pictures 3 pixels"], u: Field, v: Field, horizon: Field, is_sky: Field
+    batch: Batch,
+    colour: Float[Tensor, "pictures 3 pixels"],
+    u: PixelGrid,
+    v: PixelGrid,
+    horizon: PerPicture,
+    is_sky: Field,
 ) -> Float[Tensor, "pictures 3 pixels"]:
     """Flakes in the snow, the sea at the beach, stars at night, the sun at sunset, planks in the room."""
     scene = batch.scene
@@ -65,7 +70,7 @@ def _blend(colour: Float[Tensor, "pictures 3 pixels"], paint: Colour, amount: Fi
     return colour + (target - colour) * amount[:, None]
 
 
-def _speckle(batch: Batch, u: Field, v: Field) -> Field:
+def _speckle(batch: Batch, u: PixelGrid, v: PixelGrid) -> Field:
     """Eight 3-pixel points, placed by the seed."""
     points = torch.zeros_like(u).expand(batch.seed.shape[0], -1)
     for index in range(8):
@@ -76,7 +81,7 @@ def _speckle(batch: Batch, u: Field, v: Field) -> Field:
     return points
 
 
-def _noise(seed: Tensor, salt: int) -> Float[Tensor, "pictures 1"]:
+def _noise(seed: Tensor, salt: int) -> PerPicture:
     """A number in [0, 1) from a seed and a salt, the same on every device (an integer hash)."""
     mixed = (seed.long() + salt * 2654435769) & 0xFFFFFFFF
     for _ in range(2):

@@ -15,6 +15,8 @@ from torch import Tensor
 from subjectgen.toybox.world import ACCESSORIES, COLOURS, PARTS, PATTERNS, SCENES, SHAPES, Toy, View
 
 Field = Float[Tensor, "pictures pixels"]
+PerPicture = Float[Tensor, "pictures 1"]
+PixelGrid = Float[Tensor, "1 pixels"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +71,7 @@ def _colours(toy: Toy) -> list[list[float]]:
     return [[min(1.0, channel * factor) for channel in COLOURS[name]] for name in names]
 
 
-def ellipsoid(x: Field, y: Field, z: Field, a: Field, b: Field, c: Field) -> Field:
+def ellipsoid(x: Field, y: Field, z: Field, a: PerPicture, b: PerPicture, c: PerPicture) -> Field:
     """Ellipsoid of radii a, b, c (first-order distance)."""
     k0 = ((x / a) ** 2 + (y / b) ** 2 + (z / c) ** 2 + 1e-9).sqrt()
     k1 = ((x / a**2) ** 2 + (y / b**2) ** 2 + (z / c**2) ** 2 + 1e-9).sqrt()
@@ -110,7 +112,7 @@ def part(batch: Batch, x: Field, y: Field, z: Field) -> Field:
     return _select(batch.part, (nothing, ears, horn, handle, wings))
 
 
-def _radii(like: Field, *radii: float) -> tuple[Field, ...]:
+def _radii(like: Field, *radii: float) -> tuple[PerPicture, ...]:
     return tuple(torch.full_like(like[:, :1], radius) for radius in radii)
 
 

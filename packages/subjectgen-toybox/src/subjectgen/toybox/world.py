@@ -146,7 +146,7 @@ def random_toy(draw: Draw, *, held_out: bool | None = False) -> Toy:
 def random_view(draw: Draw, *, scene: str | None = None, accessories: bool = True) -> View:
     """Draw a view; seven in ten wear nothing."""
     accessory = "nothing"
-    if accessories and draw.uniform(0, 1) > 0.7:
+    if accessories and draw.uniform(0.0, 1.0) > 0.7:
         accessory = draw.choice(ACCESSORIES[1:])
     return View(
         scene=scene or draw.choice(SCENES),
