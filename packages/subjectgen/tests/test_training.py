@@ -1,6 +1,8 @@
 """Two phases on tiny untrained weights: what is trained, what is written, what comes back."""
 
 import json
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +13,11 @@ from subjectgen.core.plugins import Plugins
 from subjectgen.runner.assemble import System
 from subjectgen.runner.experiment import Experiment
 from subjectgen.runner.pipeline import SubjectPipeline
-from subjectgen.runner.training import Trainer, phase_schedule, read_log
+from subjectgen.runner.training import Trainer, phase_schedule
+
+
+def read_log(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
 @pytest.fixture

@@ -86,6 +86,7 @@ def _held_out(pipeline: SubjectPipeline, out: Path, say: Callable[[str], None]) 
     dataset = plugins.build("datasets", {"name": "held_out_toys", "toys": TOYS, "scenes": SCENES})
     samples = [dataset[index] for index in range(len(dataset))]
     seeds = list(range(len(samples)))
+    judge = _metric(plugins).judge_accuracy()  # the judge is the same under every schedule
     scores: dict[str, Any] = {}
     images: dict[str, Tensor] = {}
     for name, changes in schedules(pipeline).items():
@@ -93,7 +94,9 @@ def _held_out(pipeline: SubjectPipeline, out: Path, say: Callable[[str], None]) 
         with step_progress(name) as on_step:
             on_step.expect(-(-len(samples) // 32))
             images[name] = pipeline.generate(samples, seeds, on_step=on_step).tensors
-        scores[name] = _score(plugins, samples, images[name])
+        metric = _metric(plugins)
+        metric.update(samples, list(images[name]))
+        scores[name] = {**metric.compute(), **judge}
         changed = sensitivity(pipeline, samples[:: max(len(samples) // PROBED, 1)], seeds)
         scores[name] |= {"seed_change": changed.pop("seed_change"), "sensitivity": changed}
         say(_line(name, scores[name]))
@@ -103,10 +106,8 @@ def _held_out(pipeline: SubjectPipeline, out: Path, say: Callable[[str], None]) 
         say(f"wrote {out / file}")
 
 
-def _score(plugins: Any, samples: list[Sample], images: Tensor) -> dict[str, Any]:
-    metric = plugins.build("metrics", {"name": "toy_scores", "toys": TOYS})
-    metric.update(samples, list(images))
-    return {**metric.compute(), **metric.judge_accuracy()}
+def _metric(plugins: Any) -> Any:
+    return plugins.build("metrics", {"name": "toy_scores", "toys": TOYS})
 
 
 def sensitivity(pipeline: SubjectPipeline, samples: list[Sample], seeds: list[int]) -> dict[str, float]:

@@ -1,6 +1,6 @@
 """Pretrain the base: a FLUX-shaped transformer that draws toys from full captions, with its own T5 and CLIP.
 
-Muon on block matrices and AdamW on the rest (docs/explanation/toybox.md has the comparison), rectified flow,
+Muon on block matrices and AdamW on the rest, rectified flow,
 logit-normal timesteps. A dropped caption is an absent one: no context tokens, a zero pooled vector.
 """
 
