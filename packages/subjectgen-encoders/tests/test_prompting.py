@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import assume, example, given, settings, strategies as st
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
@@ -59,7 +59,9 @@ def test_the_kept_text_tokens_spell_the_prompt(bpe: PreTrainedTokenizerFast) -> 
 
     @settings(deadline=None)
     @given(st.text(st.characters(exclude_categories=["Cs", "Co"]), max_size=20))
+    @example("a red <box>")
     def check(prompt: str) -> None:
+        assume(not any(token in prompt for token in (*CONTROL, *bpe.all_special_tokens)))  # refused, see below
         # A prompt that begins with a line break shares a token with the template's own; it is the prompt's then.
         assert kept_text(bpe, writer.row(prompt, [3])).lstrip("\n") == bpe.backend_tokenizer.normalizer.normalize_str(
             prompt
