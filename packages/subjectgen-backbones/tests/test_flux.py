@@ -83,22 +83,51 @@ def test_context_groups_follow_each_other(backbone):
         assert torch.equal(velocity(backbone, split), velocity(backbone, streams))
 
 
-class ScaledAttention(FluxAttnProcessor):
-    """Attention whose output is scaled by what an injector hands over."""
+class Doubled:
+    """Adds to each attention's output what it gave for the target, and remembers what it was called with."""
 
-    def __call__(self, *args, factor=None, **keywords):
-        outputs = super().__call__(*args, **keywords)
-        return tuple(o * factor for o in outputs) if isinstance(outputs, tuple) else outputs * factor
+    def __init__(self):
+        self.calls = []
+
+    def __call__(self, site, query, output, layout):
+        self.calls.append((site, query.shape, output.shape, layout))
+        added = torch.zeros_like(output)
+        added[:, layout.target] = output[:, layout.target]
+        return output + added
 
 
-def test_injectors_reach_attention_processors_by_name(backbone):
-    streams = make_streams(backbone)
+def test_additions_run_in_every_attention_in_order(backbone):
+    streams = make_streams(backbone, grid=(2, 3), context=4, references=((2, 2),))
+    addition = Doubled()
     with torch.no_grad():
         before = velocity(backbone, streams)
-        backbone.transformer.set_attn_processor(ScaledAttention())
-        one, two = (velocity(backbone, replace(streams, attention={"factor": factor})) for factor in (1.0, 2.0))
-    torch.testing.assert_close(one, before)
-    assert not torch.allclose(two, before)
+        after = velocity(backbone, replace(streams, attention=(addition,)))
+    assert not torch.allclose(after, before)
+    assert [call[0] for call in addition.calls] == list(range(len(backbone.attention_sites)))
+    for (_, query, output, layout), site in zip(addition.calls, backbone.attention_sites, strict=True):
+        assert query == output == (2, 4 + 6 + 4, site.heads, site.head_width)
+        assert (layout.context, layout.target, layout.references) == (slice(0, 4), slice(4, 10), slice(10, 14))
+
+
+def test_sites_are_named_as_the_modules(backbone):
+    for site in backbone.attention_sites:
+        assert backbone.transformer.get_submodule(site.name).heads == site.heads
+
+
+def test_an_addition_that_adds_nothing_changes_no_bit(backbone):
+    streams = make_streams(backbone)
+    nothing = replace(streams, attention=(lambda site, query, output, layout: output + 0.0,))
+    with torch.no_grad():
+        assert torch.equal(velocity(backbone, nothing), velocity(backbone, streams))
+
+
+def test_the_attention_is_diffusers_own(backbone):
+    """Without additions, operation for operation."""
+    streams = make_streams(backbone)
+    with torch.no_grad():
+        ours = velocity(backbone, streams)
+        backbone.transformer.set_attn_processor(FluxAttnProcessor())
+        assert torch.equal(velocity(backbone, streams), ours)
 
 
 def test_gradient_checkpointing_gives_the_same_gradients(build):

@@ -44,7 +44,7 @@ def test_a_run_directory_describes_itself(trained) -> None:
     assert names == expected | {"branches.mllm.aggregator.safetensors"}
     facts = json.loads((result.folder / "run.json").read_text())
     assert "subjectgen-aggregators" in facts["plugins"]
-    assert facts["dataset"]["samples"] == 8
+    assert [dataset["samples"] for dataset in facts["datasets"]] == [8]
     assert facts["parts"]["backbone"]["trainable"] > 0
     log = read_log(result.folder)
     assert [line["step"] for line in log] == [1, 2, 3, 4]

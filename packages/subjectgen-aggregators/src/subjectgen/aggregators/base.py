@@ -82,6 +82,7 @@ class TokenAggregator(nn.Module, ABC):
             tokens=places.scatter(tokens).to(dtype),
             mask=features.mask,
             pooled=None if pooled is None else pooled.to(dtype),
+            reference=features.reference,
         )
 
     @property

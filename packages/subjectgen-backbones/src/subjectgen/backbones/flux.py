@@ -11,11 +11,13 @@ from jaxtyping import Float
 from pydantic import model_validator
 from torch import Tensor, nn
 
+from subjectgen.backbones.attention import attention_sites, install_additions
 from subjectgen.backbones.lora import LoRASettings, add_lora, load_lora, lora_parameters, merge_lora, save_lora
 from subjectgen.backbones.packing import pack_latents, target_position_ids, token_grid, unpack_latents
 from subjectgen.backbones.sequences import attention_mask, join_groups
 from subjectgen.backbones.transformer import FluxArchitecture, copy_weights, load_transformer
 from subjectgen.core import (
+    AttentionLayout,
     CheckpointError,
     ComponentError,
     Config as BaseConfig,
@@ -90,8 +92,10 @@ class FluxBackbone(nn.Module):
         self.pooled_width: int = sizes.pooled_projection_dim
         self.latent_channels: int = sizes.in_channels // self.patch_size**2
         self.guidance_embedded: bool = sizes.guidance_embeds
+        self.attention_sites = attention_sites(self.transformer)
         self.register_buffer("pooled_if_none", self._constant_pooled(), persistent=False)
         self._prepare_training()
+        install_additions(self.transformer)
 
     def forward(
         self,
@@ -215,8 +219,14 @@ def _attention_arguments(
     streams: Streams, context: Tensor, target: Tensor, references: Tensor
 ) -> dict[str, Any] | None:
     """What attention processors get; the order of tokens in attention is context, target, references."""
-    arguments = dict(streams.attention)
+    arguments: dict[str, Any] = {}
     mask = attention_mask((context, context.new_ones(target.shape[:2]), references))
     if mask is not None:
         arguments["attention_mask"] = mask
+    if streams.attention:
+        start, end = context.shape[1], context.shape[1] + target.shape[1]
+        arguments["additions"] = streams.attention
+        arguments["layout"] = AttentionLayout(
+            context=slice(0, start), target=slice(start, end), references=slice(end, end + references.shape[1])
+        )
     return arguments or None

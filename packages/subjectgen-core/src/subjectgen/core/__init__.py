@@ -27,17 +27,22 @@ if TYPE_CHECKING:
         NOTHING as NOTHING,
         ActiveBranches as ActiveBranches,
         Aggregator as Aggregator,
+        AttentionAddition as AttentionAddition,
+        AttentionLayout as AttentionLayout,
+        AttentionSite as AttentionSite,
         Backbone as Backbone,
         Conditioning as Conditioning,
         Dataset as Dataset,
         Encoded as Encoded,
         Encoder as Encoder,
         Features as Features,
+        Finder as Finder,
         Guidance as Guidance,
         Injector as Injector,
         Latents as Latents,
         Metric as Metric,
         Modality as Modality,
+        Placement as Placement,
         Reference as Reference,
         Sample as Sample,
         Schedule as Schedule,
@@ -45,19 +50,28 @@ if TYPE_CHECKING:
         TokenGroup as TokenGroup,
         Visibility as Visibility,
     )
-    from subjectgen.core.images import fit_image as fit_image, load_reference as load_reference, to_pil as to_pil
+    from subjectgen.core.images import (
+        fit_image as fit_image,
+        load_mask as load_mask,
+        load_reference as load_reference,
+        to_pil as to_pil,
+    )
+    from subjectgen.core.placement import place_references as place_references
     from subjectgen.core.plugins import Plugins as Plugins
 
 _LAZY = {
     "resolve_checkpoint": "subjectgen.core.checkpoint",
+    "load_mask": "subjectgen.core.images",
     "load_reference": "subjectgen.core.images",
     "fit_image": "subjectgen.core.images",
     "to_pil": "subjectgen.core.images",
+    "place_references": "subjectgen.core.placement",
     "Plugins": "subjectgen.core.plugins",
     **dict.fromkeys(
         [
             *("EVERYTHING", "NOTHING", "ActiveBranches", "Aggregator", "Backbone", "Conditioning", "Dataset"),
-            *("Encoded", "Encoder", "Features", "Guidance", "Injector", "Latents", "Metric", "Modality"),
+            *("AttentionAddition", "AttentionLayout", "AttentionSite", "Encoded", "Encoder", "Features", "Finder"),
+            *("Guidance", "Injector", "Latents", "Metric", "Modality", "Placement"),
             *("Reference", "Sample", "Schedule", "Streams", "TokenGroup", "Visibility"),
         ],
         "subjectgen.core.contracts",

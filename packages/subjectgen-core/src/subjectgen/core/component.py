@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 
 from subjectgen.core.errors import ComponentError
 
-KINDS = ("encoders", "aggregators", "injectors", "backbones", "schedules", "datasets", "metrics")
+KINDS = ("encoders", "aggregators", "injectors", "backbones", "schedules", "datasets", "metrics", "finders")
 
 
 class Config(BaseModel):

@@ -2,6 +2,7 @@
 
 Shape letters: b batch, l tokens of a sequence, c encoder width, d context width, p pooled width,
 h w image or latent size, k references of one sample.
+Inside attention: n tokens, heads, e width of a head.
 
 Data flows one way: ``Sample`` -> encoder -> ``Features | Latents | Conditioning`` -> aggregator -> ``Conditioning``
 -> injector -> ``Streams`` -> backbone -> velocity.
@@ -61,7 +62,9 @@ class Reference:
     subject_mask: Float[Tensor, "1 h w"] | None = None
     """Where the subject is in ``image``, 1 inside."""
     region_mask: Float[Tensor, "1 h2 w2"] | None = None
-    """Where the subject shall appear in the target."""
+    """Where the subject shall appear in the target; of any size, with the target's aspect ratio."""
+    weight: float = 1.0
+    """How strongly this reference speaks, for injectors that treat each reference by itself (λ_i)."""
     name: str | None = None
 
 
@@ -93,6 +96,8 @@ class Features:
     """A :class:`Modality` per token."""
     reference: Int[Tensor, "b l"]
     """Which reference an image token belongs to; -1 elsewhere."""
+    class_token: Bool[Tensor, "b l"] | None = None
+    """Image tokens that stand for their whole reference (a ViT's class token), where the encoder has them."""
     image_features: Float[Tensor, "b l c"] | None = None
     """The vision tower's features after the projector, at image positions; zero elsewhere."""
     pooled: Float[Tensor, "b p"] | None = None
@@ -126,6 +131,8 @@ class Conditioning:
     tokens: Float[Tensor, "b l d"]
     mask: Bool[Tensor, "b l"]
     pooled: Float[Tensor, "b p"] | None = None
+    reference: Int[Tensor, "b l"] | None = None
+    """Which reference each token tells of, as in ``Features``; -1 for none. ``None`` where nobody knows."""
 
 
 Encoded: TypeAlias = Features | Latents | Conditioning
@@ -175,6 +182,67 @@ class TokenGroup:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class Placement:
+    """Where in the target, and how strongly, each reference of each row speaks, in the order of the sample."""
+
+    regions: Float[Tensor, "b k rows columns"]
+    """Share of each target token that the reference's region mask covers, in [0, 1]. 1 everywhere for a reference
+    without a mask; 0 everywhere for references that a row does not have. Overlapping regions both count."""
+    weights: Float[Tensor, "b k"]
+    """``Reference.weight``; 0 for references that a row does not have."""
+
+    def rows(self, index: Int[Tensor, " n"]) -> Placement:
+        """Chosen rows."""
+        return Placement(regions=self.regions[index], weights=self.weights[index])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttentionSite:
+    """One attention layer of a backbone, in which an injector may add something."""
+
+    name: str
+    """Name of the module in the backbone."""
+    heads: int
+    head_width: int
+
+    @property
+    def width(self) -> int:
+        """Channels of all heads together."""
+        return self.heads * self.head_width
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttentionLayout:
+    """Which tokens of an attention's sequence are what; the order is context, target, references."""
+
+    context: slice
+    target: slice
+    references: slice
+
+
+@runtime_checkable
+class AttentionAddition(Protocol):
+    """What an injector adds inside the backbone's attentions. Called once per attention and step."""
+
+    def __call__(
+        self,
+        site: int,
+        query: Float[Tensor, "b n heads e"],
+        output: Float[Tensor, "b n heads e"],
+        layout: AttentionLayout,
+    ) -> Float[Tensor, "b n heads e"]:
+        """Return the attention's output with something added; ``output`` itself is not to be changed.
+
+        Args:
+            site: index into ``Backbone.attention_sites``.
+            query: normalized and position-encoded queries of all tokens.
+            output: what the attention gave, before its output projection.
+            layout: which tokens are what.
+        """
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Streams:
     """What enters the backbone beside the noisy image. Injectors take one and return a longer one."""
 
@@ -187,8 +255,10 @@ class Streams:
     image_grids: tuple[tuple[int, int], ...] = ()
     """Rows and columns of each group of references in ``image``, for diagonal position ids."""
     pooled: Float[Tensor, "b p"] | None = None
-    attention: Mapping[str, Any] = field(default_factory=dict)
-    """For injectors that act inside the blocks: handed to attention processors under these names."""
+    placement: Placement | None = None
+    """Regions and weights of the references, for injectors that treat each by itself; ``None``: everywhere, 1."""
+    attention: tuple[AttentionAddition, ...] = ()
+    """What injectors add inside the attentions, one after another."""
 
 
 # ------------------------------------------------------------------------------------------------ protocols
@@ -233,6 +303,8 @@ class Injector(Protocol):
     """
 
     accepts: type[Conditioning] | type[Latents]
+    """What it takes. An injector that heeds ``Streams.placement`` also has ``places_references = True``: without one,
+    region masks and weights of references are refused. One that takes tokens of its own width has ``width``."""
 
     def __call__(self, streams: Streams, conditioning: Conditioning | Latents) -> Streams:
         """Return the streams with this conditioning added."""
@@ -249,6 +321,8 @@ class Backbone(Protocol):
     patch_size: int
     """Latent pixels per token along one axis."""
     guidance_embedded: bool
+    attention_sites: tuple[AttentionSite, ...]
+    """Attentions that run ``Streams.attention``, in the order in which they run; empty if it has none."""
 
     def __call__(
         self,
@@ -304,6 +378,19 @@ class Dataset(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Sample: ...
+
+
+@runtime_checkable
+class Finder(Protocol):
+    """Finds things in a picture by their names. Built as ``Class(config)``."""
+
+    def find(self, image: Float[Tensor, "3 h w"], phrases: Sequence[str]) -> Float[Tensor, "k h w"]:
+        """One mask per phrase, 1 inside.
+
+        Raises:
+            InputError: a phrase that is found nowhere; says which.
+        """
+        ...
 
 
 @runtime_checkable

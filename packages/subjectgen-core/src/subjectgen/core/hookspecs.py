@@ -50,3 +50,8 @@ def subjectgen_datasets() -> Iterable[Component]:  # type: ignore[empty-body]
 @hookspec
 def subjectgen_metrics() -> Iterable[Component]:  # type: ignore[empty-body]
     """Scores over generated images."""
+
+
+@hookspec
+def subjectgen_finders() -> Iterable[Component]:  # type: ignore[empty-body]
+    """Phrases -> where they are in a picture."""

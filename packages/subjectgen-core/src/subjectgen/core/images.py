@@ -40,6 +40,58 @@ def load_reference(source: Source, *, name: str | None = None) -> Reference:
     return Reference(image=_to_tensor(_open(source, label), label), name=name)
 
 
+Box = tuple[float, float, float, float]
+"""Left, top, right, bottom."""
+
+
+def load_mask(
+    source: Source | Box, size: tuple[int, int] | None = None, *, label: str = "mask"
+) -> Float[Tensor, "1 h w"]:
+    """Read a mask: white inside, black outside, grey in between. A box is inside, its surroundings outside.
+
+    Args:
+        source: A picture as in :func:`load_reference`; or a box as four numbers, or as text such as ``0,0,0.5,1``:
+            left, top, right, bottom, in pixels, or in shares of width and height where none exceeds 1.
+        size: Rows and columns; needed for a box. A picture keeps its own size.
+        label: What it is, for messages.
+
+    Raises:
+        InputError: Not a picture, or a box that is empty or reaches outside. Names the source.
+    """
+    box = _box(source, label)
+    if box is None:
+        assert not isinstance(source, tuple)
+        name = f"{label} {os.fspath(source)!r}" if isinstance(source, (str, os.PathLike)) else label
+        return _to_tensor(_open(source, name), name).mean(dim=0, keepdim=True)
+    if size is None:
+        raise InputError(f"{label} {source!r}: a box needs the size of its picture")
+    return _box_mask(box, size, f"{label} {source!r}")
+
+
+def _box(source: Source | Box, label: str) -> Box | None:
+    if isinstance(source, str) and source.count(",") == 3 and not Path(source).exists():
+        try:
+            left, top, right, bottom = map(float, source.split(","))
+        except ValueError:
+            raise InputError(f"{label} {source!r}: expected a file, or four numbers left,top,right,bottom") from None
+        return left, top, right, bottom
+    return source if isinstance(source, tuple) else None
+
+
+def _box_mask(box: Box, size: tuple[int, int], label: str) -> Float[Tensor, "1 h w"]:
+    height, width = size
+    shares = max(box) <= 1
+    scale = (width, height, width, height) if shares else (1, 1, 1, 1)
+    left, top, right, bottom = (round(value * by) for value, by in zip(box, scale, strict=True))
+    if min(left, top) < 0 or right > width or bottom > height:
+        raise InputError(f"{label}: reaches outside of the picture, which is {width} wide and {height} high")
+    if left >= right or top >= bottom:
+        raise InputError(f"{label}: is empty; expected left < right and top < bottom")
+    mask = torch.zeros(1, height, width)
+    mask[:, top:bottom, left:right] = 1
+    return mask
+
+
 def to_pil(image: Float[Tensor, "3 h w"]) -> Image.Image:
     """Turn an RGB tensor in [0, 1] into an 8-bit picture; values outside are clipped.
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings, strategies as st
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from subjectgen.core import Backbone, Streams, TokenGroup
+from subjectgen.core import AttentionLayout, Backbone, Streams, TokenGroup
 from subjectgen.testing.base import Contract
 
 GRIDS = st.tuples(st.integers(1, 3), st.integers(1, 3))
@@ -227,6 +227,29 @@ class BackboneContract(Contract):
             assert not torch.equal(now, velocity(backbone, streams, timestep=0.1))
             if backbone.guidance_embedded:
                 assert not torch.equal(now, velocity(backbone, streams, timestep=0.9, guidance=4.0))
+
+    def test_additions_run_in_every_attention(self, backbone: Backbone) -> None:
+        """Once per site, in order, with queries and outputs of all tokens; what is added there is used."""
+        wake(_module(backbone))
+        streams = make_streams(backbone)
+        seen: list[int] = []
+
+        def addition(site: int, query: Tensor, output: Tensor, layout: AttentionLayout) -> Tensor:
+            length = layout.references.stop
+            expected = (2, length, backbone.attention_sites[site].heads, backbone.attention_sites[site].head_width)
+            assert query.shape == output.shape == expected
+            assert layout.target.stop - layout.target.start == streams.target_grid[0] * streams.target_grid[1]
+            seen.append(site)
+            return output + scale * query
+
+        scale = 0.0
+        with torch.no_grad():
+            plain = velocity(backbone, streams)
+            assert torch.equal(velocity(backbone, replace(streams, attention=(addition,))), plain)
+            assert seen == list(range(len(backbone.attention_sites)))
+            scale = 1.0
+            if backbone.attention_sites:
+                assert not torch.equal(velocity(backbone, replace(streams, attention=(addition,))), plain)
 
     def test_evaluation_is_repeatable(self, backbone: Backbone) -> None:
         """The same question twice gives the same answer, and asking changes no input."""

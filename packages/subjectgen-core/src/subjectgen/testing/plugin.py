@@ -21,7 +21,7 @@ class PluginContract(Contract):
     Name its distribution::
 
         class TestPlugin(PluginContract):
-            distribution = "subjectgen-dynaip"
+            distribution = "subjectgen-example"
     """
 
     distribution: str

@@ -1,4 +1,4 @@
-"""Every branch speaks at every timestep: one-branch experiments, DynaIP, always-on baselines."""
+"""Every branch speaks at every timestep: one-branch experiments, adapters, always-on baselines."""
 
 from __future__ import annotations
 

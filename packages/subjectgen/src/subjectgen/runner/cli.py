@@ -218,6 +218,10 @@ def _check_parts(read: Any, host: Any) -> dict[str, Any]:
     host.build("schedules", settings.schedule, where="schedule", branches=tuple(settings.branches), **place)
     if settings.training:
         tree["training"]["dataset"] = part("datasets", settings.training.dataset, "training.dataset")
+        for number, phase in enumerate(settings.training.phases):
+            if phase.dataset:
+                where = f"training.phases.{number}.dataset"
+                tree["training"]["phases"][number]["dataset"] = part("datasets", phase.dataset, where)
     return dict(tree)
 
 

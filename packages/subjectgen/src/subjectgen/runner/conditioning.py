@@ -19,10 +19,13 @@ from subjectgen.core import (
     ComponentError,
     Conditioning,
     Features,
+    InputError,
     Latents,
+    Placement,
     Sample,
     Streams,
     Visibility,
+    place_references,
 )
 from subjectgen.runner.assemble import Branch, System
 
@@ -93,6 +96,7 @@ class Conditioner:
         self._system, self._grid = system, target_grid
         self._samples = {name: list((instead or {}).get(name, samples)) for name in system.branches}
         self._said: dict[tuple[str, Visibility], Said] = {}
+        self._placement = placement(system, samples, target_grid)
         self.encoded = 0
         """How many times a branch was run; grows with (branch, visibility), not with steps or seeds."""
 
@@ -101,7 +105,10 @@ class Conditioner:
 
         All samples must have the same branches present; :func:`group_rows` makes such groups.
         """
-        streams = Streams(target_grid=self._grid)
+        place = self._placement
+        streams = Streams(
+            target_grid=self._grid, placement=place.rows(index) if place is not None and index is not None else place
+        )
         for name, branch in self._system.branches.items():
             seen = _effective(active, branch)
             if not any(sees_something(branch, sample.seen(seen)) for sample in self._samples[name]):
@@ -124,7 +131,7 @@ def training_streams(
     system: System, samples: Sequence[Sample], active: Sequence[ActiveBranches], *, target_grid: tuple[int, int]
 ) -> Streams:
     """Streams of one group of training rows, each with its own visibility; gradients reach the aggregators."""
-    streams = Streams(target_grid=target_grid)
+    streams = Streams(target_grid=target_grid, placement=placement(system, samples, target_grid))
     for branch in system.branches.values():
         seen = [s.seen(_effective(a, branch)) for s, a in zip(samples, active, strict=True)]
         if not any(sees_something(branch, sample) for sample in seen):
@@ -133,6 +140,23 @@ def training_streams(
         speaks = torch.tensor([0.0 if silent(a, branch) else 1.0 for a in active])
         streams = branch.injector(streams, said if bool(speaks.all()) else scaled(said, speaks))
     return streams
+
+
+def placement(system: System, samples: Sequence[Sample], target_grid: tuple[int, int]) -> Placement | None:
+    """Regions and weights of the samples' references on the system's device.
+
+    Raises:
+        InputError: A bad mask or weight, or any at all where no injector heeds them.
+    """
+    place = place_references(samples, target_grid)
+    if place is None:
+        return None
+    if not any(getattr(branch.injector, "places_references", False) for branch in system.branches.values()):
+        raise InputError(
+            "a reference has a region mask or a weight, but no injector of this experiment heeds them; expected one "
+            "that treats each reference by itself (list: subjectgen components --kind injectors)"
+        )
+    return Placement(regions=place.regions.to(system.device), weights=place.weights.to(system.device))
 
 
 def group_rows(system: System, samples: Sequence[Sample], active: Sequence[ActiveBranches]) -> list[list[int]]:
@@ -152,7 +176,8 @@ def rows(said: Said, index: Tensor) -> Said:
         return Latents(values=tuple(value[index.to(value.device)] for value in said.values))
     index = index.to(said.tokens.device)
     pooled = None if said.pooled is None else said.pooled[index]
-    return Conditioning(tokens=said.tokens[index], mask=said.mask[index], pooled=pooled)
+    reference = None if said.reference is None else said.reference[index]
+    return Conditioning(tokens=said.tokens[index], mask=said.mask[index], pooled=pooled, reference=reference)
 
 
 def scaled(said: Said, by: Tensor) -> Said:

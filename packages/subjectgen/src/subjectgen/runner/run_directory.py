@@ -7,7 +7,7 @@ import json
 import platform
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -31,13 +31,13 @@ class RunDirectory:
             raise InputError(f"{folder}: exists and is not empty; expected a new folder (--out)")
         self.folder, self._system = folder, system
 
-    def begin(self, dataset: Dataset) -> None:
+    def begin(self, datasets: Sequence[Dataset]) -> None:
         """Write what is known before the first step."""
         self.folder.mkdir(parents=True, exist_ok=True)
         values = {"name": self._system.experiment.name, **self._system.experiment.values}
         with atomic_write(self.folder / RESOLVED) as path:
             path.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
-        write_json(self.folder / "run.json", {**self._facts(), "dataset": fingerprint(dataset)})
+        write_json(self.folder / "run.json", {**self._facts(), "datasets": [fingerprint(one) for one in datasets]})
 
     def log(self, line: Mapping[str, Any]) -> None:
         """Append one line to ``metrics.jsonl``."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections.abc import Iterator, Mapping
@@ -45,11 +46,9 @@ class Trainer:
         self.console = console or Console(stderr=True)
         AcceleratorState._reset_state()  # it is one per process and would keep an earlier trainer's precision
         self.accelerator = Accelerator(mixed_precision=settings.mixed_precision, cpu=system.device.type == "cpu")
-        self.dataset = system.plugins.build(
-            "datasets", settings.dataset, where="training.dataset", **system.experiment.place()
-        )
-        if len(self.dataset) == 0:
-            raise InputError("training.dataset: holds no samples")
+        self.datasets = self._build_datasets()
+        """One per phase; phases that say the same share one."""
+        self.dataset = self.datasets[0]
         self.run = RunDirectory(out, system)
         self._generator = torch.Generator().manual_seed(system.experiment.settings.seed)
         self._targets: dict[int, Tensor] = {}
@@ -60,10 +59,11 @@ class Trainer:
         """Run all phases; a checkpoint follows each."""
         self._check()
         set_seed(self.system.experiment.settings.seed)
-        self.run.begin(self.dataset)
+        self.run.begin(_distinct(self.datasets))
         losses = {}
         for number, phase in enumerate(self.settings.phases):
-            name = f"phase {number + 1} ({'+'.join(phase.branches or tuple(self.system.branches))})"
+            name = f"phase {number + 1} ({phase.name or '+'.join(phase.branches or tuple(self.system.branches))})"
+            self._use_dataset(self.datasets[number])
             losses[name] = self._phase(name, phase)
             self.run.save_trained()
         return Result(folder=self.run.folder, losses=losses)
@@ -73,10 +73,11 @@ class Trainer:
         for number, phase in enumerate(self.settings.phases):
             if not self.system.trainable(phase.branches):
                 raise ConfigError(f"training.phases.{number}: nothing to train; set backbone.lora or use an aggregator")
-        sample = self.dataset[0]
-        if sample.target is None:
-            raise InputError("training.dataset: a sample has no target image; expected one in every sample")
-        self.system.autoencoder.encode_images(sample.target[None].to(self.system.device))
+        for dataset in _distinct(self.datasets):
+            sample = dataset[0]
+            if sample.target is None:
+                raise InputError("training.dataset: a sample has no target image; expected one in every sample")
+            self.system.autoencoder.encode_images(sample.target[None].to(self.system.device))
 
     # ----------------------------------------------------------------------------------------------------- phase
 
@@ -150,6 +151,24 @@ class Trainer:
         return (velocity.float() - (start - data).float()).square().mean(dim=(1, 2, 3))
 
     # ------------------------------------------------------------------------------------------------------ data
+
+    def _build_datasets(self) -> list[Any]:
+        built: dict[str, Any] = {}
+        datasets = []
+        for number, phase in enumerate(self.settings.phases):
+            spec = phase.dataset or self.settings.dataset
+            where = f"training.phases.{number}.dataset" if phase.dataset else "training.dataset"
+            key = json.dumps(spec, sort_keys=True, default=str)
+            if key not in built:
+                built[key] = self.system.plugins.build("datasets", spec, where=where, **self.system.experiment.place())
+                if len(built[key]) == 0:
+                    raise InputError(f"{where}: holds no samples")
+            datasets.append(built[key])
+        return datasets
+
+    def _use_dataset(self, dataset: Any) -> None:
+        if dataset is not self.dataset:
+            self.dataset, self._targets = dataset, {}
 
     def _batches(self) -> Iterator[list[int]]:
         """Endless batches of indices; every sample once per pass, in an order the seed decides."""
@@ -246,6 +265,10 @@ class Interval:
         }
         self._reset()
         return line
+
+
+def _distinct(datasets: list[Any]) -> list[Any]:
+    return list({id(dataset): dataset for dataset in datasets}.values())
 
 
 def _factor(step: int, steps: int, settings: TrainingSettings) -> float:

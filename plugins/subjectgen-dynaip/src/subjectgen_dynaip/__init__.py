@@ -1,0 +1,1 @@
+"""DynaIP: image prompts through added cross-attention, decoupled at inference, from a mixture of CLIP's layers."""
