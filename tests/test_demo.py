@@ -9,6 +9,8 @@ import pytest
 from PIL import Image
 
 from subjectgen.runner import demo
+from subjectgen.runner.contact_sheet import CELL
+from subjectgen.runner.references import ReferenceFiles
 
 ROOT = Path(__file__).parents[1]
 EXPERIMENT = str(ROOT / "experiments" / "toybox" / "demo.yaml")
@@ -18,10 +20,8 @@ KEYS = {"scene_accuracy", "scene_judge", "shape_accuracy", "shape_judge", "ident
 @pytest.fixture(scope="module")
 def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("demo")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(demo, "TOYS", 12)
-        patch.setattr(demo, "SCENES", 1)
-        demo.run_demo(folder, experiment=EXPERIMENT, device="cpu")
+    fewer = ["comparisons.toys.dataset.toys=12", "comparisons.toys.dataset.scenes=1"]
+    demo.run_demo(folder, experiment=EXPERIMENT, overrides=fewer, device="cpu")
     return folder
 
 
@@ -35,7 +35,7 @@ def test_scores_have_every_figure_for_every_schedule(out: Path) -> None:
 
 def test_the_sheet_and_the_page(out: Path) -> None:
     with Image.open(out / "sheet.png") as sheet:
-        assert sheet.width == 4 * demo.CELL
+        assert sheet.width == 4 * CELL
     page = (out / "index.html").read_text()
     assert "sheet.png" in page
     assert "identity_judge" in page
@@ -62,6 +62,12 @@ def test_your_own_picture(tmp_path: Path) -> None:
     picture = tmp_path / "mine.jpg"
     Image.effect_noise((120, 80), 60).convert("RGB").save(picture)
     folder = tmp_path / "out"
-    demo.run_demo(folder, references=[picture], prompts=["the toy at night"], experiment=EXPERIMENT, device="cpu")
+    demo.run_demo(
+        folder,
+        references=ReferenceFiles(pictures=[picture]),
+        prompts=["the toy at night"],
+        experiment=EXPERIMENT,
+        device="cpu",
+    )
     names = {path.name for path in (folder / "own").iterdir()}
     assert {"sheet.png", "three_stage-0.png", "three_stage-0.json"} <= names

@@ -46,13 +46,14 @@ def test_photos_become_images_on_disk(photos, tmp_path) -> None:
     from PIL import Image
 
     from subjectgen.runner.generating import generate_files
+    from subjectgen.runner.references import ReferenceFiles
 
     experiment = Path(__file__).parents[1] / "experiments" / "toybox" / "demo.yaml"
     for photo in photos[:3]:
         paths = generate_files(
             experiment,
             prompts=["the toy in the snow", "the toy at night"],
-            references=[photo],
+            references=ReferenceFiles(pictures=[photo]),
             seeds=[0],
             out=tmp_path / photo.parent.name,
             steps=6,

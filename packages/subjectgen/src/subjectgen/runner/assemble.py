@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from subjectgen.core import (
     CheckpointError,
     Conditioning,
     Encoder,
+    Finder,
+    InputError,
     Schedule,
     resolve_checkpoint,
 )
@@ -47,12 +50,35 @@ class System:
         self.use_schedule(settings.schedule)
         with torch.random.fork_rng(devices=[]):  # new parts start from the experiment's seed, the caller's stays
             torch.manual_seed(settings.seed)
-            self.backbone: Any = self._build("backbones", settings.backbone, "backbone")
+            with self._place():
+                self.backbone: Any = self._build("backbones", settings.backbone, "backbone")
             self.autoencoder = self._encoder(settings.autoencoder, "autoencoder")
             self._check_autoencoder()
             self.branches = {name: self._branch(name, branch) for name, branch in settings.branches.items()}
         for module in self._modules():
             module.to(self.device)
+        self._finder: Any = None
+
+    def finder(self, what: str) -> Finder:
+        """The experiment's finder, built when it is first asked for.
+
+        Args:
+            what: What it shall find, for the message where there is none.
+
+        Raises:
+            InputError: The experiment names no finder.
+        """
+        spec = self.experiment.settings.finder
+        if spec is None:
+            raise InputError(
+                f"{what} by a phrase: {self.experiment.loaded.file} names no finder; expected a part `finder: {{name: "
+                "...}} (list: subjectgen components --kind finders)"
+            )
+        if self._finder is None:
+            self._finder = self._build("finders", spec, "finder")
+            if isinstance(self._finder, nn.Module):
+                self._finder.to(self.device).eval()
+        return self._finder
 
     def use_schedule(self, spec: Mapping[str, Any]) -> None:
         """Build a schedule for the experiment's branches and use it from now on."""
@@ -114,6 +140,10 @@ class System:
     def _build(self, kind: str, spec: Mapping[str, Any], where: str, **runtime: Any) -> Any:
         return self.plugins.build(kind, spec, where=where, **self.experiment.place(), **runtime)
 
+    def _place(self) -> AbstractContextManager[Any]:
+        """Where parts with new weights are made: nowhere at all for a system that is only counted."""
+        return torch.device("meta") if self.device.type == "meta" else nullcontext()
+
     def _encoder(self, spec: Mapping[str, Any], where: str) -> Any:
         """Build an encoder once, however often the file names it."""
         key = json.dumps(spec, sort_keys=True, default=str)
@@ -124,18 +154,20 @@ class System:
     def _branch(self, name: str, settings: BranchSettings) -> Branch:
         where = f"branches.{name}"
         encoder = self._encoder(settings.encoder, f"{where}.encoder")
-        injector = self._build("injectors", settings.injector, f"{where}.injector", backbone=self.backbone)
+        with self._place():
+            injector = self._build("injectors", settings.injector, f"{where}.injector", backbone=self.backbone)
         aggregator = None
         if settings.aggregator is not None:
-            aggregator = self._build(
-                "aggregators",
-                settings.aggregator,
-                f"{where}.aggregator",
-                width=encoder.width,
-                depth=encoder.depth,
-                context_width=getattr(injector, "width", self.backbone.context_width),
-                pooled_width=self.backbone.pooled_width,
-            )
+            with self._place():
+                aggregator = self._build(
+                    "aggregators",
+                    settings.aggregator,
+                    f"{where}.aggregator",
+                    width=encoder.width,
+                    depth=encoder.depth,
+                    context_width=getattr(injector, "width", self.backbone.context_width),
+                    pooled_width=self.backbone.pooled_width,
+                )
         self._check_branch(name, encoder, aggregator, injector)
         return Branch(name=name, encoder=encoder, aggregator=aggregator, injector=injector)
 

@@ -28,6 +28,7 @@ Overrides = Annotated[
     typer.Option("--set", help="Override a key: --set schedule.steps=10. May be repeated.", metavar="KEY=VALUE"),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+_FORMS = "a mask picture, a box left,top,right,bottom in pixels or shares, find:WORDS, or '' for none."
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...; by default cuda where there is one.")]
 
 Kind = Enum("Kind", {kind: kind for kind in KINDS}, type=str)  # type: ignore[misc]
@@ -72,6 +73,9 @@ def generate(
     ],
     prompt: Annotated[list[str], typer.Option(help="Prompt. May be repeated.")] = [],  # noqa: B006
     reference: Annotated[list[Path], typer.Option(help="Image file of the subject. May be repeated.")] = [],  # noqa: B006
+    subject_mask: Annotated[list[str], typer.Option(help=f"Subject in its reference: {_FORMS} In order.")] = [],  # noqa: B006
+    region: Annotated[list[str], typer.Option(help=f"Subject in the result: {_FORMS} In order.")] = [],  # noqa: B006
+    weight: Annotated[list[float], typer.Option(help="Strength of each reference, in order.")] = [],  # noqa: B006
     seed: Annotated[list[int], typer.Option(min=0, max=2**63 - 1, help="Seed. May be repeated.")] = [0],  # noqa: B006
     out: Annotated[Path, typer.Option(help="Folder for the images.")] = Path("out"),
     steps: Annotated[int | None, typer.Option(min=1, help="Denoising steps; by default the schedule's.")] = None,
@@ -83,11 +87,12 @@ def generate(
 ) -> None:
     """Generate images from prompts and reference pictures."""
     from subjectgen.runner.generating import generate_files
+    from subjectgen.runner.references import ReferenceFiles
 
     for path in generate_files(
         experiment,
         prompts=prompt,
-        references=reference,
+        references=ReferenceFiles(pictures=reference, subject_masks=subject_mask, regions=region, weights=weight),
         seeds=seed,
         out=out,
         steps=steps,
@@ -104,6 +109,9 @@ def check(
     experiment: ExperimentPath,
     override: Overrides = [],  # noqa: B006
     build: Annotated[bool, typer.Option(help="Also load every part, which checks widths, layers and weights.")] = False,
+    count: Annotated[
+        bool, typer.Option(help="Like --build, but new parts only as sizes: counts parameters of any model size.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Validate an experiment and print its resolved tree."""
@@ -112,10 +120,10 @@ def check(
 
     read, host = Experiment.read(experiment, override), Plugins.discover()
     tree = _check_parts(read, host)
-    if build:
+    if build or count:
         from subjectgen.runner.assemble import System
 
-        tree["parts"] = System(read, host).describe()
+        tree["parts"] = System(read, host, device="meta" if count else "cpu").describe()
     if as_json:
         typer.echo(json.dumps(tree, indent=2, default=str))
     else:
@@ -165,16 +173,28 @@ def components(
 
 @app.command()
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder for sheet, page and scores.")] = Path("out/demo"),
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for sheets, page and scores; by default out/ and the experiment's name.")
+    ] = None,
     reference: Annotated[list[Path], typer.Option(help="Your own picture. May be repeated.")] = [],  # noqa: B006
     prompt: Annotated[list[str], typer.Option(help="Prompt for your own picture. May be repeated.")] = [],  # noqa: B006
-    experiment: Annotated[str, typer.Option(help="Experiment YAML, or `demo`.")] = "demo",
+    experiment: Annotated[str, typer.Option(help="Experiment YAML, or the name of one in experiments/.")] = "demo",
+    override: Overrides = [],  # noqa: B006
     device: Device = None,
 ) -> None:
-    """Generate and score toys that no training saw, or use your own picture."""
+    """Show and score an experiment's comparisons, on toys that no training saw, or use your own picture."""
     from subjectgen.runner.demo import run_demo
+    from subjectgen.runner.references import ReferenceFiles
 
-    run_demo(out, references=reference, prompts=prompt, experiment=experiment, device=device, say=typer.echo)
+    run_demo(
+        out,
+        references=ReferenceFiles(pictures=reference),
+        prompts=prompt,
+        experiment=experiment,
+        overrides=override,
+        device=device,
+        say=typer.echo,
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -216,6 +236,14 @@ def _check_parts(read: Any, host: Any) -> dict[str, Any]:
     tree["autoencoder"] = part("encoders", settings.autoencoder, "autoencoder")
     tree["schedule"] = part("schedules", settings.schedule, "schedule")
     host.build("schedules", settings.schedule, where="schedule", branches=tuple(settings.branches), **place)
+    if settings.finder:
+        tree["finder"] = part("finders", settings.finder, "finder")
+    for name, comparison in settings.comparisons.items():
+        where = f"comparisons.{name}"
+        tree["comparisons"][name]["dataset"] = part("datasets", comparison.dataset, f"{where}.dataset")
+        tree["comparisons"][name]["metrics"] = [
+            part("metrics", metric, f"{where}.metrics.{number}") for number, metric in enumerate(comparison.metrics)
+        ]
     if settings.training:
         tree["training"]["dataset"] = part("datasets", settings.training.dataset, "training.dataset")
         for number, phase in enumerate(settings.training.phases):

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from subjectgen.core import Config
-from subjectgen.core.config import Loaded, load
+from subjectgen.core.config import Loaded, load, merge
 
 Part = dict[str, Any]
 """``{name: ..., **options}``; the options are the named component's."""
@@ -85,6 +85,29 @@ class TrainingSettings(Config):
     """Steps between checkpoints; null: one at the end of each phase."""
 
 
+class ComparisonSettings(Config):
+    """The experiment in several variants, on the same samples and seeds."""
+
+    dataset: Part
+    """Component of kind datasets: prompts and references."""
+    metrics: tuple[Part, ...] = Field(min_length=1)
+    """Components of kind metrics; their scores must have different names."""
+    changes: dict[str, Any] = Field(default_factory=dict)
+    """Changed in all variants, such as ``image: {width: 176}``."""
+    variants: dict[str, dict[str, Any]] = Field(default_factory=lambda: {"plain": {}}, min_length=1)
+    """By name: what differs from the experiment, as a tree of its keys."""
+    headline: tuple[str, ...] | None = None
+    """Scores that are printed; null: those with a judge's accuracy. All are written."""
+    sensitivity: bool = True
+    """Also measure what each branch changes alone, which takes as long again on 24 samples."""
+    batch_size: int = Field(default=32, ge=1)
+    """Images per pass."""
+
+    def all_changes(self) -> dict[str, dict[str, Any]]:
+        """What each variant changes in all."""
+        return {name: merge(self.changes, change) for name, change in self.variants.items()}
+
+
 class ExperimentSettings(Config):
     """An experiment: branches into one backbone, a schedule, and what to train."""
 
@@ -104,10 +127,22 @@ class ExperimentSettings(Config):
     """Size of generated images."""
     training: TrainingSettings | None = None
     """Null for experiments that only generate."""
+    finder: Part | None = None
+    """Component of kind finders, for masks that are asked for by a phrase."""
+    comparisons: dict[str, ComparisonSettings] = Field(default_factory=dict)
+    """What ``subjectgen demo`` shows, by name."""
     trained: str | None = None
     """Folder or ``package:...`` with trained parts, loaded for generating; training starts from untrained ones."""
     description: str = ""
     """For readers."""
+
+    @model_validator(mode="after")
+    def _variants_have_one_name(self) -> ExperimentSettings:
+        names = [name for comparison in self.comparisons.values() for name in comparison.variants]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"comparisons: two variants are called {twice[0]!r}; expected different names")
+        return self
 
     @model_validator(mode="after")
     def _phases_name_branches(self) -> ExperimentSettings:

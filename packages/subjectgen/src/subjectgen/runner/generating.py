@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
-from subjectgen.core import InputError, load_reference
+from subjectgen.core import InputError, Reference, Sample
 from subjectgen.runner.pipeline import SubjectPipeline, check_prompts
+from subjectgen.runner.references import ReferenceFiles
 from subjectgen.runner.sampling import Step
 from subjectgen.runner.saving import save_image
 
@@ -19,7 +21,7 @@ def generate_files(
     experiment: Path,
     *,
     prompts: Sequence[str],
-    references: Sequence[Path],
+    references: ReferenceFiles,
     seeds: Sequence[int],
     out: Path,
     steps: int | None = None,
@@ -35,27 +37,34 @@ def generate_files(
     """
     check_prompts(prompts)  # these three before models load, so that a mistake is told at once
     check_folder(out)
-    loaded = [load_reference(path) for path in references]
+    loaded = references.read()
     pipeline = open_pipeline(experiment, overrides=overrides, device=device)
-    batches = -(-len(prompts) * len(seeds) // batch_size)
+    loaded = references.placed(_found_subjects(pipeline, loaded, references), pipeline.size(*size))
+    samples = [Sample(prompt=prompt, references=tuple(loaded)) for prompt in prompts for _ in seeds]
+    all_seeds = list(seeds) * len(prompts)
+    phrases = references.phrases("regions")
+    if phrases:
+        samples = pipeline.placed(samples, all_seeds, phrases, height=size[0], width=size[1])
     with step_progress("sampling") as on_step:
-        on_step.expect(batches)
-        result = pipeline(
-            prompt=prompts,
-            references=loaded,
-            seed=list(seeds),
-            height=size[0],
-            width=size[1],
-            steps=steps,
-            batch_size=batch_size,
-            on_step=on_step,
+        on_step.expect(-(-len(samples) // batch_size))
+        result = pipeline.generate(
+            samples, all_seeds, height=size[0], width=size[1], steps=steps, batch_size=batch_size, on_step=on_step
         )
     paths = []
     for number, (image, record) in enumerate(zip(result.images, result.records, strict=True)):
         path = out / f"{number:04d}-{slug(record['prompt'])}-{record['seed']}.png"
-        save_image(image, path, {**record, "references": [str(path) for path in references]})
+        save_image(image, path, {**record, **references.record()})
         paths.append(path)
     return paths
+
+
+def _found_subjects(pipeline: SubjectPipeline, loaded: list[Reference], references: ReferenceFiles) -> list[Reference]:
+    """References with the subject masks that a finder was asked for."""
+    found = list(loaded)
+    for number, phrase in references.phrases("subject_masks").items():
+        masks = pipeline.system.finder("subject masks").find(found[number].image, [phrase])
+        found[number] = replace(found[number], subject_mask=masks[:1].cpu())
+    return found
 
 
 def open_pipeline(experiment: Path, *, overrides: Iterable[str] = (), device: str | None = None) -> SubjectPipeline:

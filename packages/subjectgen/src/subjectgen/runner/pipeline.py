@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -55,25 +55,27 @@ class SubjectPipeline:
     @classmethod
     def from_experiment(
         cls,
-        path: str | os.PathLike[str],
+        experiment: str | os.PathLike[str] | Experiment,
         *,
         overrides: Iterable[str] = (),
         device: str | None = None,
         plugins: Plugins | None = None,
         trained: str | None = None,
     ) -> SubjectPipeline:
-        """Build from an experiment YAML; its ``trained`` weights are loaded, or those of ``trained`` here.
+        """Build from an experiment or its YAML; its ``trained`` weights are loaded, or those of ``trained`` here.
 
         Raises:
             SubjectgenError: A mistake in the file, a component or a checkpoint; the message says where.
         """
-        experiment = Experiment.read(path, overrides)
+        if not isinstance(experiment, Experiment):
+            experiment = Experiment.read(experiment, overrides)
         system = System(experiment, plugins or Plugins.discover(), device=chosen_device(device))
         weights = trained or experiment.settings.trained
         if weights is not None:
             system.load_trained(weights)
         elif system.trainable():
-            warnings.warn(f"{path}: no trained weights are named; its trainable parts are random", stacklevel=2)
+            file = experiment.loaded.file
+            warnings.warn(f"{file}: no trained weights are named; its trainable parts are random", stacklevel=2)
         for module in system.trained_modules():
             module.eval()
         return cls(system)
@@ -148,7 +150,7 @@ class SubjectPipeline:
         on_step: Callable[[sampling.Step], None] | None = None,
     ) -> Generated:
         """Generate one image per (sample, seed); samples may differ in their references."""
-        size = self._size(height, width)
+        size = self.size(height, width)
         images = torch.empty(len(samples), 3, *size)
         everything = [ActiveBranches(visibility=dict.fromkeys(self.system.branches, EVERYTHING))] * len(samples)
         for group in group_rows(self.system, samples, everything):
@@ -160,7 +162,44 @@ class SubjectPipeline:
         records = [self._record(sample, seed, size, steps) for sample, seed in zip(samples, seeds, strict=True)]
         return Generated(images=[to_pil(image) for image in images], tensors=images, records=records)
 
+    def placed(
+        self,
+        samples: Sequence[Sample],
+        seeds: Sequence[int],
+        phrases: Mapping[int, str],
+        *,
+        height: int | None = None,
+        width: int | None = None,
+    ) -> list[Sample]:
+        """Samples whose references have regions: where a draft without references shows what the phrases name.
+
+        The draft has the same prompt and seed, so that the subject takes the place of what was there.
+
+        Args:
+            samples: One per seed.
+            seeds: Of the drafts and of the images to come.
+            phrases: What to look for, by number of the reference.
+            height: Pixels, as for the images to come.
+            width: Pixels.
+
+        Raises:
+            InputError: A phrase that is found nowhere, or an experiment without a finder.
+        """
+        finder = self.system.finder("regions")
+        bare = [replace(sample, references=()) for sample in samples]
+        drafts = self.generate(bare, seeds, height=height, width=width)
+        words = list(phrases.values())
+        found = (finder.find(draft, words) for draft in drafts.tensors)
+        return [self._placed(sample, masks, phrases) for sample, masks in zip(samples, found, strict=True)]
+
     # ------------------------------------------------------------------------------------------------- the parts
+
+    @staticmethod
+    def _placed(sample: Sample, masks: Float[Tensor, "k h w"], phrases: Mapping[int, str]) -> Sample:
+        references = list(sample.references)
+        for number, mask in zip(phrases, masks, strict=True):
+            references[number] = replace(references[number], region_mask=mask[None].cpu())
+        return replace(sample, references=tuple(references))
 
     def _batch(
         self,
@@ -176,7 +215,12 @@ class SubjectPipeline:
         latents = sampling.sample(self.system, unique, start, index=index, steps=steps, on_step=on_step)
         return self.system.autoencoder.decode(latents)
 
-    def _size(self, height: int | None, width: int | None) -> tuple[int, int]:
+    def size(self, height: int | None = None, width: int | None = None) -> tuple[int, int]:
+        """Height and width of images: the experiment's where none is given.
+
+        Raises:
+            InputError: Pixels that the backbone's tokens do not fill.
+        """
         settings = self.system.experiment.settings.image
         size = (settings.height if height is None else height, settings.width if width is None else width)
         multiple = self.system.autoencoder.scale_factor * self.system.backbone.patch_size
@@ -191,6 +235,7 @@ class SubjectPipeline:
             "experiment": self.system.experiment.name,
             "prompt": sample.prompt,
             "references": [reference.name for reference in sample.references],
+            "weights": [reference.weight for reference in sample.references],
             "seed": seed,
             "height": size[0],
             "width": size[1],
