@@ -4,13 +4,22 @@ import pytest
 import torch
 
 from subjectgen.testing import DatasetContract
+from subjectgen.toybox.captions import random_subject_prompt
 from subjectgen.toybox.datasets import HeldOutToys, ToyPairs, toy_of
+from subjectgen.toybox.renderer import render, subject_masks
+from subjectgen.toybox.world import Draw, random_toy, training_view
 
 
 class TestToyPairs(DatasetContract):
     @pytest.fixture
     def dataset(self) -> ToyPairs:
         return ToyPairs(ToyPairs.Config(toys=3, views=3, block=2))
+
+
+class TestIntraPairs(DatasetContract):
+    @pytest.fixture
+    def dataset(self) -> ToyPairs:
+        return ToyPairs(ToyPairs.Config(toys=3, views=3, block=2, pairs="intra"))
 
 
 class TestHeldOutToys(DatasetContract):
@@ -64,3 +73,50 @@ def test_held_out_samples_name_their_toy_and_never_repeat_the_references_scene()
 def test_an_index_outside_is_refused() -> None:
     with pytest.raises(IndexError):
         ToyPairs(ToyPairs.Config(toys=1, views=2))[1]
+
+
+def test_pairs_are_drawn_in_the_documented_order() -> None:
+    """Runs of earlier versions must see the same data: toy, its views, its prompts, block by block."""
+    dataset, draw = ToyPairs(ToyPairs.Config(toys=1, views=4, seed=7, block=1)), Draw(7 * 1_000_003)
+    toy = random_toy(draw)
+    views = [training_view(draw, toy, accessories=view >= 2) for view in range(4)]
+    prompts = [random_subject_prompt(draw, view) for view in views]
+    pictures = (render([toy] * 4, views) * 255).round() / 255
+    roles = [(0, 1), (0, 2), (0, 3), (1, 0), (1, 2), (1, 3)]
+    assert len(dataset) == len(roles)
+    for index, (chosen, target) in enumerate(roles):
+        sample = dataset[index]
+        assert sample.prompt == prompts[target]
+        assert sample.target is not None
+        assert torch.equal(sample.references[0].image, pictures[chosen])
+        assert torch.equal(sample.target, pictures[target])
+
+
+def test_subject_masks_are_where_the_toys_are() -> None:
+    dataset = HeldOutToys(HeldOutToys.Config(toys=4, scenes=1))
+    for sample, mask in zip(
+        (dataset[index] for index in range(4)), subject_masks(dataset.toys, dataset.reference_views), strict=True
+    ):
+        found = sample.references[0].subject_mask
+        assert found is not None
+        assert torch.equal(found, mask.float())
+
+
+def test_an_intra_pairs_reference_is_its_target() -> None:
+    config = ToyPairs.Config(toys=2, views=4, block=2, pairs="intra")
+    dataset, across = ToyPairs(config), ToyPairs(config.model_copy(update={"pairs": "cross"}))
+    assert len(dataset) == 2 * 4
+    for sample in (dataset[index] for index in range(len(dataset))):
+        (reference,) = sample.references
+        assert sample.target is not None
+        assert torch.equal(reference.image, sample.target)
+        assert reference.subject_mask is not None
+        assert 0.05 < reference.subject_mask.mean() < 0.7
+    seen = {(across[index].prompt, across[index].target.sum().item()) for index in range(len(across))}  # type: ignore[union-attr]
+    own = {(dataset[index].prompt, dataset[index].target.sum().item()) for index in range(len(dataset))}  # type: ignore[union-attr]
+    assert own == seen, "the same pictures as cross pairs of the same seed"
+
+
+def test_intra_pairs_have_one_reference() -> None:
+    with pytest.raises(ValueError, match="expected 1 with pairs: intra"):
+        ToyPairs.Config(references=2, pairs="intra")

@@ -32,6 +32,7 @@ def test_real_renders_score_as_the_judge_does(samples: list[Sample]) -> None:
     assert scores["shape_accuracy"] >= 0.85
     assert judge["scene_judge"] >= 0.97, "the bar of the demo"
     assert judge["identity_judge"] >= 0.9, "the bar of the demo"
+    assert 0 < judge["azimuth_judge"] < 20, "degrees; a guess would be 50 off"
 
 
 def test_the_reference_itself_is_all_copy_and_no_scene(samples: list[Sample]) -> None:

@@ -21,6 +21,7 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ["judge", *common],
         ["mllm", *common, "--batch-size", "4"],
         ["mllm", *common, "--batch-size", "4", "--family", "qwen2_5_vl"],
+        ["clip", *common, "--batch-size", "8"],
         ["base", *common, "--batch-size", "8"],
     ]
     for command in commands:
@@ -35,6 +36,7 @@ def test_every_model_is_saved_with_its_log(out: Path) -> None:
         "judge",
         "internvl3",
         "qwen2_5_vl",
+        "clip",
         "flux_text",
         "transformer",
         "logs",
@@ -55,6 +57,29 @@ def test_models_load_through_the_hubs_classes(out: Path) -> None:
     assert AutoTokenizer.from_pretrained(out / "internvl3").chat_template
     assert CLIPTextModel.from_pretrained(out / "flux_text" / "text_encoder").config.hidden_size == 64
     assert T5EncoderModel.from_pretrained(out / "flux_text" / "text_encoder_2").config.d_model == 128
+
+
+def test_only_chosen_models_are_packed(out: Path, tmp_path: Path) -> None:
+    shipped = tmp_path / "shipped"
+    command = ["pack", "--out", str(out), "--into", str(shipped)]
+    assert CliRunner().invoke(app, [*command, "--model", "clip"]).exit_code == 0
+    assert {path.name for path in shipped.iterdir()} == {"clip", "logs"}
+    assert [path.name for path in (shipped / "logs").iterdir()] == ["clip.jsonl"]
+    assert Path(resolve_checkpoint(str(shipped / "clip"))) == shipped / "clip"
+    with pytest.raises(CheckpointError, match="no such folder"):
+        CliRunner().invoke(app, [*command, "--model", "clop"], catch_exceptions=False)
+
+
+def test_the_toyboxs_own_models_are_packed_by_default(out: Path, tmp_path: Path) -> None:
+    assert CliRunner().invoke(app, ["pack", "--out", str(out), "--into", str(tmp_path)]).exit_code == 0
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "vae",
+        "internvl3",
+        "flux_text",
+        "transformer",
+        "judge",
+        "logs",
+    }
 
 
 def test_pack_writes_checksums_that_are_verified(out: Path, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from subjectgen.toybox.renderer import render
+from subjectgen.toybox.renderer import render, render_with_masks, subject_masks
 from subjectgen.toybox.world import PARTS, PATTERNS, SCENES, SHAPES, Draw, Toy, View, random_toy, random_view
 
 RED_BALL = Toy(shape="ball", colour="red", second_colour=None, pattern="plain", part="nothing", part_colour=None)
@@ -67,3 +67,36 @@ def test_every_scene_looks_different() -> None:
 def test_a_hat_covers_the_top() -> None:
     bare, hatted = render([RED_BALL] * 2, [IN_SNOW, replace(IN_SNOW, accessory="hat")])
     assert (hatted[:, 4:18, 24:40].sum(0) < 0.8).sum() > (bare[:, 4:18, 24:40].sum(0) < 0.8).sum() + 20
+
+
+def test_what_a_toy_is_changes_nothing_outside_of_its_mask() -> None:
+    draw = Draw(4)
+    toys = [random_toy(draw) for _ in range(8)]
+    views = [random_view(draw) for _ in toys]
+    recoloured = [replace(toy, colour="green" if toy.colour != "green" else "purple", shade=0.0) for toy in toys]
+    pictures, masks = render_with_masks(toys, views)
+    others = render(recoloured, views)
+    torch.testing.assert_close(pictures * ~masks, others * ~masks, rtol=0, atol=0)
+    changed = ((pictures - others).abs().amax(1, keepdim=True) > 0.02) & masks
+    assert (changed.flatten(1).sum(1) > 0.1 * masks.flatten(1).sum(1)).all(), "the body is inside"
+
+
+def test_masks_alone_are_those_of_the_pictures() -> None:
+    draw = Draw(5)
+    toys = [random_toy(draw) for _ in range(5)]
+    views = [random_view(draw) for _ in toys]
+    pictures, masks = render_with_masks(toys, views, size=48, chunk=2)
+    assert masks.shape == (5, 1, 48, 48)
+    assert torch.equal(subject_masks(toys, views, size=48), masks)
+    torch.testing.assert_close(pictures, render(toys, views, size=48))
+
+
+@pytest.mark.parametrize("accessory", ["hat", "scarf"])
+def test_a_mask_has_part_and_accessory(accessory: str) -> None:
+    eared = replace(RED_BALL, part="ears", part_colour="blue")
+    bare, with_part, dressed = subject_masks(
+        [RED_BALL, eared, eared], [IN_SNOW, IN_SNOW, replace(IN_SNOW, accessory=accessory)]
+    )
+    assert (bare & ~with_part).sum() == 0
+    assert (with_part & ~dressed).sum() == 0
+    assert bare.sum() + 20 < with_part.sum() < dressed.sum()

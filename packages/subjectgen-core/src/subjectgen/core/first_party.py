@@ -9,7 +9,7 @@ _NAMES = {
     "subjectgen-encoders": {"encoders": "internvl3 qwen2_5_vl vae flux_text"},
     "subjectgen-backbones": {"backbones": "flux", "injectors": "context reference_tokens"},
     "subjectgen-schedules": {"schedules": "three_stage always_on"},
-    "subjectgen-toybox": {"datasets": "toy_pairs held_out_toys", "metrics": "toy_scores"},
+    "subjectgen-toybox": {"datasets": "toy_pairs held_out_toys toys_together", "metrics": "toy_scores together_scores"},
 }
 
 OWNERS: dict[str, dict[str, str]] = {

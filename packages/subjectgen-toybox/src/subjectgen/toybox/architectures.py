@@ -61,6 +61,30 @@ CLIP_TEXT: dict[str, Any] = {
 a word, the same in training and sampling; T5's tokens carry the whole caption."""
 TEXT_LENGTH = 18
 
+CLIP: dict[str, Any] = {
+    "vision_config": {
+        "hidden_size": 128,
+        "intermediate_size": 384,
+        "hidden_act": "gelu",
+        "num_hidden_layers": 8,
+        "num_attention_heads": 4,
+        "image_size": IMAGE_SIZE,
+        "patch_size": 8,
+        "projection_dim": 64,
+    },
+    "text_config": {
+        "hidden_size": 128,
+        "intermediate_size": 384,
+        "hidden_act": "gelu",
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "max_position_embeddings": TEXT_LENGTH,
+        "projection_dim": 64,
+    },
+    "projection_dim": 64,
+}
+"""A vision tower of 9 hidden states, early, middle and late thirds 0-2, 3-5, 6-8; a class token and 64 patches."""
+
 VISION: dict[str, Any] = {
     "hidden_size": 96,
     "intermediate_size": 288,

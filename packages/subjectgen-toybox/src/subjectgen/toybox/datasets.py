@@ -3,24 +3,37 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from itertools import combinations
 from typing import Any, Literal
 
-from jaxtyping import UInt8
+from jaxtyping import Bool, UInt8
 from pydantic import Field, model_validator
 from torch import Tensor
 
 from subjectgen.core import Config as BaseConfig, Reference, Sample
 from subjectgen.toybox.captions import caption, random_subject_prompt, subject_prompt
-from subjectgen.toybox.renderer import render
+from subjectgen.toybox.renderer import render, render_with_masks
 from subjectgen.toybox.world import SCENES, Draw, Toy, View, held_out_toys, random_toy, random_view, training_view
+
+_Role = tuple[tuple[int, ...], int]
+"""Which views are references and which is the target."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Block:
+    """Toys that were rendered at once."""
+
+    prompts: list[list[str]]
+    images: UInt8[Tensor, "toys views 3 h w"]
+    masks: Bool[Tensor, "toys views 1 h w"]
 
 
 class ToyPairs:
     """Pictures of training toys in pairs: some views are references, another one is the target.
 
     A toy is rendered ``views`` times when it is first asked for, a block of toys at a time, and every ordered pair of
-    its views is a sample. References wear nothing; targets may.
+    its views is a sample. References wear nothing; targets may. In intra pairs both are one picture, which may.
     """
 
     class Config(BaseConfig):
@@ -32,6 +45,8 @@ class ToyPairs:
         """Pictures of each toy; the first half, at least ``references`` of them, may be references."""
         references: int = Field(default=1, ge=1, le=4)
         """Reference pictures per sample, all of the same toy."""
+        pairs: Literal["cross", "intra"] = "cross"
+        """``cross``: references are other views of the toy. ``intra``: the reference is the target's own picture."""
         seed: int = Field(default=100, ge=0)
         """Seed of toys and views."""
         full_captions: bool = False
@@ -43,19 +58,17 @@ class ToyPairs:
         def _enough_views(self) -> ToyPairs.Config:
             if self.views <= self.references:
                 raise ValueError(f"views: got {self.views}; expected more than references, {self.references}")
+            if self.pairs == "intra" and self.references != 1:
+                raise ValueError(
+                    f"references: got {self.references}; expected 1 with pairs: intra (the target is its own)"
+                )
             return self
 
     def __init__(self, config: Config) -> None:
         self.config = config
-        bare = max(config.views // 2, config.references)
-        self._roles = [
-            (chosen, target)
-            for chosen in combinations(range(bare), config.references)
-            for target in range(config.views)
-            if target not in chosen
-        ]
-        self._bare = bare
-        self._blocks: dict[int, tuple[list[list[str]], UInt8[Tensor, "toys views 3 h w"]]] = {}
+        self._bare = max(config.views // 2, config.references)
+        self._roles = _own_roles(config.views) if config.pairs == "intra" else self._other_roles()
+        self._blocks: dict[int, _Block] = {}
 
     def __len__(self) -> int:
         return self.config.toys * len(self._roles)
@@ -68,12 +81,14 @@ class ToyPairs:
         number, place = divmod(toy, self.config.block)
         if number not in self._blocks:
             self._blocks[number] = self._render(number)
-        prompts, images = self._blocks[number]
-        chosen, target = self._roles[role]
-        pictures = images[place].float() / 255
+        block, (chosen, target) = self._blocks[number], self._roles[role]
+        pictures, masks = block.images[place].float() / 255, block.masks[place].float()
         return Sample(
-            prompt=prompts[place][target],
-            references=tuple(Reference(image=pictures[view], name=f"training-toy-{toy:05d}") for view in chosen),
+            prompt=block.prompts[place][target],
+            references=tuple(
+                Reference(image=pictures[view], subject_mask=masks[view], name=f"training-toy-{toy:05d}")
+                for view in chosen
+            ),
             target=pictures[target],
         )
 
@@ -81,7 +96,16 @@ class ToyPairs:
         """Workers render their own blocks."""
         return {**self.__dict__, "_blocks": {}}
 
-    def _render(self, number: int) -> tuple[list[list[str]], UInt8[Tensor, "toys views 3 h w"]]:
+    def _other_roles(self) -> list[_Role]:
+        """Every choice of bare views as references, with every view that is not among them as the target."""
+        return [
+            (chosen, target)
+            for chosen in combinations(range(self._bare), self.config.references)
+            for target in range(self.config.views)
+            if target not in chosen
+        ]
+
+    def _render(self, number: int) -> _Block:
         draw = Draw(self.config.seed * 1_000_003 + number)
         toys: list[Toy] = []
         views: list[View] = []
@@ -93,11 +117,20 @@ class ToyPairs:
             toys += [toy] * len(shown)
             views += shown
             prompts.append([self._prompt(draw, toy, view) for view in shown])
-        images = (render(toys, views) * 255).round().byte()
-        return prompts, images.reshape(count, self.config.views, *images.shape[1:])
+        pictures, masks = render_with_masks(toys, views)
+        images = (pictures * 255).round().byte()
+        return _Block(
+            prompts=prompts,
+            images=images.unflatten(0, (count, self.config.views)),
+            masks=masks.unflatten(0, (count, self.config.views)),
+        )
 
     def _prompt(self, draw: Draw, toy: Toy, view: View) -> str:
         return caption(toy, view) if self.config.full_captions else random_subject_prompt(draw, view)
+
+
+def _own_roles(views: int) -> list[_Role]:
+    return [((view,), view) for view in range(views)]
 
 
 class HeldOutToys:
@@ -122,13 +155,9 @@ class HeldOutToys:
         self.config = config
         self.toys = held_out_toys(config.toys, seed=config.seed)
         draw = Draw(config.seed + 17)
-        self.reference_views = [random_view(draw, accessories=False) for _ in self.toys]
+        self.reference_views, self._references = named_references(self.toys, draw)
         self.target_views = [
             [self._target(draw, number, turn) for turn in range(config.scenes)] for number in range(config.toys)
-        ]
-        self._references = [
-            Reference(image=image, name=f"toy-{number:03d}")
-            for number, image in enumerate(render(self.toys, self.reference_views))
         ]
 
     def __len__(self) -> int:
@@ -147,6 +176,17 @@ class HeldOutToys:
         """A view in the next scene of the rotation, without accessory, never in the reference's scene."""
         scenes = [scene for scene in SCENES if scene != self.reference_views[number].scene]
         return random_view(draw, scene=scenes[(number + turn) % len(scenes)], accessories=False)
+
+
+def named_references(toys: list[Toy], draw: Draw) -> tuple[list[View], list[Reference]]:
+    """One drawn view of each held-out toy, bare, and the reference picture; named so that :func:`toy_of` knows it."""
+    views = [random_view(draw, accessories=False) for _ in toys]
+    pictures, masks = render_with_masks(toys, views)
+    references = [
+        Reference(image=picture, subject_mask=mask.float(), name=f"toy-{number:03d}")
+        for number, (picture, mask) in enumerate(zip(pictures, masks, strict=True))
+    ]
+    return views, references
 
 
 def toy_of(name: str | None) -> int | None:

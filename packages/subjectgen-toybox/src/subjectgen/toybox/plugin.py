@@ -19,6 +19,11 @@ def subjectgen_datasets() -> list[Component]:
             target="subjectgen.toybox.datasets:HeldOutToys",
             summary="Toys that no training saw, in several scenes",
         ),
+        Component(
+            name="toys_together",
+            target="subjectgen.toybox.together:ToysTogether",
+            summary="Several toys that no training saw in one wide picture, each with its place",
+        ),
     ]
 
 
@@ -30,5 +35,10 @@ def subjectgen_metrics() -> list[Component]:
             name="toy_scores",
             target="subjectgen.toybox.metrics:ToyScores",
             summary="Scene, shape and identity of generated toys, by the toybox judge",
-        )
+        ),
+        Component(
+            name="together_scores",
+            target="subjectgen.toybox.together_metric:TogetherScores",
+            summary="Identity by region and swaps of several toys in one picture, by the toybox judge",
+        ),
     ]

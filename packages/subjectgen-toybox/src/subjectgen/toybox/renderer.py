@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from subjectgen.toybox import scenes, shapes
@@ -27,31 +27,55 @@ def render(
     toys: list[Toy], views: list[View], *, size: int = 64, device: torch.device | str = "cpu", chunk: int = 32
 ) -> Float[Tensor, "pictures 3 size size"]:
     """Render one picture per (toy, view); RGB in [0, 1]."""
-    pictures = []
+    return render_with_masks(toys, views, size=size, device=device, chunk=chunk)[0]
+
+
+def render_with_masks(
+    toys: list[Toy], views: list[View], *, size: int = 64, device: torch.device | str = "cpu", chunk: int = 32
+) -> tuple[Float[Tensor, "pictures 3 size size"], Bool[Tensor, "pictures 1 size size"]]:
+    """Render one picture per (toy, view), and where in it the toy is: body, part, nose and accessory, no shadow."""
+    drawn = []
     for start in range(0, len(toys), chunk):
         batch = Batch.of(toys[start : start + chunk], views[start : start + chunk], device)
-        pictures.append(render_batch(batch, size=size))
-    return torch.cat(pictures)
+        drawn.append(render_batch(batch, size=size))
+    pictures, masks = zip(*drawn, strict=True)
+    return torch.cat(pictures), torch.cat(masks)
+
+
+def subject_masks(
+    toys: list[Toy], views: list[View], *, size: int = 64, device: torch.device | str = "cpu", chunk: int = 32
+) -> Bool[Tensor, "pictures 1 size size"]:
+    """Where each toy is in its picture, without drawing the picture."""
+    masks = []
+    for start in range(0, len(toys), chunk):
+        batch = Batch.of(toys[start : start + chunk], views[start : start + chunk], device)
+        masks.append(_trace(batch, size, shapes.distance)[1].reshape(-1, 1, size, size))
+    return torch.cat(masks)
 
 
 @torch.no_grad()
 def render_batch(
     batch: Batch, *, size: int = 64, distance: Callable[..., Field] = shapes.distance
-) -> Float[Tensor, "pictures 3 size size"]:
-    """Trace, shade and compose a batch. ``distance`` may be a compiled form of the same function."""
-    origin, direction = _rays(batch, size)
-    travelled = torch.zeros_like(origin[0])
-    near = travelled
-    for _ in range(STEPS):
-        near = distance(batch, *_along(origin, direction, travelled))
-        travelled = (travelled + near).clamp(max=2 * START)
-    position = _along(origin, direction, travelled)
-    hit = (distance(batch, *position) < HIT).float()
+) -> tuple[Float[Tensor, "pictures 3 size size"], Bool[Tensor, "pictures 1 size size"]]:
+    """Trace, shade and compose a batch; pictures and subject masks. ``distance`` may be the same function, compiled."""
+    position, inside = _trace(batch, size, distance)
+    hit = inside.float()
     colour = _shade(batch, position, distance)
     background = scenes.background(batch, size)
     background = background * (1 - 0.35 * _shadow(batch, size))[:, None]
     picture = colour * hit[:, None] + background * (1 - hit[:, None])
-    return picture.clamp(0, 1).reshape(-1, 3, size, size)
+    return picture.clamp(0, 1).reshape(-1, 3, size, size), inside.reshape(-1, 1, size, size)
+
+
+def _trace(batch: Batch, size: int, distance: Callable[..., Field]) -> tuple[Rays, Bool[Tensor, "pictures pixels"]]:
+    """Where each pixel's ray ends, and whether it meets the toy there."""
+    origin, direction = _rays(batch, size)
+    travelled = torch.zeros_like(origin[0])
+    for _ in range(STEPS):
+        near = distance(batch, *_along(origin, direction, travelled))
+        travelled = (travelled + near).clamp(max=2 * START)
+    position = _along(origin, direction, travelled)
+    return position, distance(batch, *position) < HIT
 
 
 def pixel_grid(size: int, device: torch.device) -> tuple[PixelGrid, PixelGrid]:

@@ -32,22 +32,22 @@ QWEN_TEMPLATE = INTERNVL_TEMPLATE.replace("<IMG_CONTEXT>\n", "<|vision_start|><|
 
 
 def word_tokenizer(
-    *, end: bool = False, chat_template: str | None = None, max_length: int = 256
+    *, end: str | None = None, chat_template: str | None = None, max_length: int = 256
 ) -> PreTrainedTokenizerFast:
-    """Build it. ``end`` appends ``</s>``, as T5's and CLIP's tokenizers end their texts."""
+    """Build it. ``end`` is one of :data:`SPECIAL`; it is appended, as T5's and CLIP's tokenizers end their texts."""
     tokens = [*SPECIAL, *vocabulary()]
     tokenizer = Tokenizer(models.WordLevel({token: index for index, token in enumerate(tokens)}, unk_token="<unk>"))
     tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation()])
-    if end:
+    if end is not None:
         tokenizer.post_processor = processors.TemplateProcessing(
-            single="$A </s>", special_tokens=[("</s>", tokens.index("</s>"))]
+            single=f"$A {end}", special_tokens=[(end, tokens.index(end))]
         )
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token="<pad>",
         unk_token="<unk>",
-        eos_token="</s>" if end else "<|im_end|>",
+        eos_token=end or "<|im_end|>",
         model_max_length=max_length,
         additional_special_tokens=list(SPECIAL[3:]),
     )

@@ -33,6 +33,8 @@ FRONT_LIMIT = 25.0
 """Degrees of azimuth within which a toy counts as facing the front."""
 MAX_AZIMUTH = 100.0
 POLAR_RANGE = (5.0, 35.0)
+FAMILY = 4
+"""Held-out toys that share all colours."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,7 +186,7 @@ def held_out_toys(count: int, *, seed: int = 0) -> list[Toy]:
             candidate = recoloured(other, first)
             if is_held_out(candidate) and all(_apart(candidate, toy) for toy in family):
                 family.append(candidate)
-            if len(family) == 4:
+            if len(family) == FAMILY:
                 toys += family
                 break
     return toys[:count]

@@ -66,6 +66,22 @@ def mllm(
 
 
 @app.command()
+def clip(
+    out: Out, minutes: Minutes = 16, pictures: Pictures = 32000, batch_size: BatchSize = 128,
+    seed: Seed = 4, device: Device = "cpu", compiled: Compiled = True,
+) -> None:  # fmt: skip
+    """Pretrain a tiny CLIP on pictures and their captions."""
+    from subjectgen.toybox.pretraining import clip as module
+    from subjectgen.toybox.pretraining.pool import training_pool
+    from subjectgen.toybox.world import FAMILY
+
+    pool = training_pool(
+        pictures, seed=seed, views_per_toy=1, family=FAMILY, masks=True, compiled=compiled, device=device
+    )
+    module.train(out, pool=pool, minutes=minutes, batch_size=batch_size, seed=seed, device=device)
+
+
+@app.command()
 def base(
     out: Out, minutes: Minutes = 60, pictures: Pictures = 64000, batch_size: BatchSize = 128,
     seed: Seed = 3, device: Device = "cpu", compiled: Compiled = True,
@@ -85,11 +101,14 @@ def pack(
     trained: Annotated[
         list[Path], typer.Option(help="Run directory of `subjectgen train`, packed under its name.")
     ] = [],  # noqa: B006
+    model: Annotated[
+        list[str], typer.Option(help="Model to pack instead of all that the toybox ships, such as clip.")
+    ] = [],  # noqa: B006
 ) -> None:
     """Copy models, run directories and logs into the folder that is shipped, with checksums."""
     from subjectgen.toybox.pretraining.pack import pack as run
 
-    for line in run(out, into, trained):
+    for line in run(out, into, trained, model):
         typer.echo(line)
 
 

@@ -32,7 +32,7 @@ class TextPath(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.tokenizer = word_tokenizer(end=True, max_length=architectures.TEXT_LENGTH)
+        self.tokenizer = word_tokenizer(end="</s>", max_length=architectures.TEXT_LENGTH)
         words = len(self.tokenizer)
         self.t5 = T5EncoderModel(T5Config(vocab_size=words, **architectures.T5))
         self.clip = CLIPTextModel(CLIPTextConfig(vocab_size=words, **architectures.CLIP_TEXT))

@@ -14,9 +14,9 @@ from subjectgen.toybox.judge import CLASSES, Judge, truth
 from subjectgen.toybox.pretraining.log import Log
 from subjectgen.toybox.pretraining.pool import training_pool
 from subjectgen.toybox.renderer import render
-from subjectgen.toybox.world import Draw, held_out_toys, random_view
+from subjectgen.toybox.world import FAMILY, Draw, held_out_toys, random_view
 
-FAMILY, VIEWS = 4, 2
+VIEWS = 2
 TEMPERATURE = 0.1
 
 

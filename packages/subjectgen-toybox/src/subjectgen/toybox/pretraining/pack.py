@@ -15,25 +15,38 @@ from subjectgen.core.checkpoint import write_checksums
 LIMIT = 25_000_000
 """Bytes of all shipped weights together."""
 MODELS = ("vae", "internvl3", "flux_text", "transformer", "judge")
+"""What the toybox ships. Others, such as ``clip``, are packed when they are asked for."""
 
 
-def pack(out: Path, into: Path, trained: Sequence[Path] = ()) -> Iterator[str]:
+def pack(out: Path, into: Path, trained: Sequence[Path] = (), models: Sequence[str] = ()) -> Iterator[str]:
     """Copy what exists; yields one line per folder.
 
+    Args:
+        out: Where the models were trained.
+        into: Where they are shipped.
+        trained: Run directories of ``subjectgen train``.
+        models: Folders of ``out`` that are copied with their logs; by default those of :data:`MODELS` that exist,
+            with all logs.
+
     Raises:
-        CheckpointError: More than 25 MB in all.
+        CheckpointError: More than 25 MB in all, or a model in ``models`` that does not exist.
     """
-    sizes = [_weights(out / model) for model in MODELS] + [_weights(run) // 2 for run in trained]
+    missing = [model for model in models if not (out / model).is_dir()]
+    if missing:
+        raise CheckpointError(f"{out / missing[0]}: no such folder; expected a model that pretraining made")
+    sizes = [_weights(out / model) for model in models or MODELS] + [_weights(run) // 2 for run in trained]
     if sum(sizes) > LIMIT:
         raise CheckpointError(f"{sum(sizes):,} bytes of weights; expected at most {LIMIT:,}")
-    for model in MODELS:
+    for model in models or MODELS:
         if (out / model).is_dir():
             yield _copy(out / model, into / model)
     for run in trained:
         yield _copy(run, into / run.name)
         _halve(into / run.name)
-    if (out / "logs").is_dir():
-        shutil.copytree(out / "logs", into / "logs", dirs_exist_ok=True)
+    for log in sorted((out / "logs").glob("*.jsonl")):
+        if not models or log.stem in models:
+            (into / "logs").mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(log, into / "logs" / log.name)
     yield f"{_weights(into):,} bytes of weights"
 
 
