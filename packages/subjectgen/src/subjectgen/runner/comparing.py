@@ -99,7 +99,7 @@ def line(name: str, scores: Mapping[str, Any], headline: Sequence[str] | None = 
     parts = []
     for key in chosen:
         judge = judged.get(key.partition("_")[0])
-        share = 0 <= scores[key] <= 1
+        share = not key.endswith("_difference")
         value = f"{scores[key]:.1%}" if share else f"{scores[key]:.1f}"
         parts.append(f"{key} {value}" + (f" (judge {scores[judge]:.1%})" if judge and share else ""))
     changes = ", ".join(f"{branch} {value:.3f}" for branch, value in scores.get("sensitivity", {}).items())

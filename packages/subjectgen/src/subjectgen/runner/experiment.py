@@ -85,6 +85,10 @@ class TrainingSettings(Config):
     """Steps between checkpoints; null: one at the end of each phase."""
 
 
+def _plain() -> dict[str, dict[str, Any]]:
+    return {"plain": {}}
+
+
 class ComparisonSettings(Config):
     """The experiment in several variants, on the same samples and seeds."""
 
@@ -94,7 +98,7 @@ class ComparisonSettings(Config):
     """Components of kind metrics; their scores must have different names."""
     changes: dict[str, Any] = Field(default_factory=dict)
     """Changed in all variants, such as ``image: {width: 176}``."""
-    variants: dict[str, dict[str, Any]] = Field(default_factory=lambda: {"plain": {}}, min_length=1)
+    variants: dict[str, dict[str, Any]] = Field(default_factory=_plain, min_length=1)
     """By name: what differs from the experiment, as a tree of its keys."""
     headline: tuple[str, ...] | None = None
     """Scores that are printed; null: those with a judge's accuracy. All are written."""
