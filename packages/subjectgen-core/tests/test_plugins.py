@@ -150,11 +150,32 @@ def test_a_known_name_that_is_left_out_says_so() -> None:
 
 def test_unknown_owner_and_unknown_kind(install: Any) -> None:
     install("acme-parts", offering("mean"))
-    with pytest.raises(ComponentError, match="no plugin 'acme-prts' works here; did you mean 'acme-parts'"):
+    with pytest.raises(ComponentError, match="'acme-prts' is not installed; did you mean 'acme-parts'"):
         discover().component("aggregators", "acme-prts:mean")
     with pytest.raises(ComponentError, match="unknown kind 'agregators'; did you mean 'aggregators'"):
         discover().components("agregators")
     assert discover().component("aggregators", "Acme_Parts:mean").name == "mean"
+
+
+def test_a_named_distribution_that_does_not_answer_says_why(install: Any) -> None:
+    install("bad", "import nope_nope", version="0.3")
+    install("good", offering("mean"))
+    with pytest.raises(ComponentError, match=r"'acme_extras' is not installed; to get it: pip install acme-extras$"):
+        discover().component("aggregators", "acme_extras:mean")
+    with pytest.raises(ComponentError, match=r"'bad' does not work: bad 0.3 \(ModuleNotFoundError: .*nope_nope'\)$"):
+        discover().component("aggregators", "bad:mean")
+    with pytest.raises(ComponentError, match="'good' is installed, but SUBJECTGEN_PLUGINS or"):
+        discover(SUBJECTGEN_DISABLE_PLUGINS="good").component("aggregators", "good:mean")
+    with pytest.raises(ComponentError, match="unknown aggregator 'mode' of good; did you mean 'mean'") as caught:
+        discover().component("aggregators", "good:mode")
+    assert "pip install" not in str(caught.value)
+
+
+@pytest.mark.parametrize("wanted", ["x; rm -rf .", "--index-url=http", "../here", "a b", "", "acme[all]"])
+def test_no_pip_line_for_what_is_no_name(wanted: str) -> None:
+    with pytest.raises(ComponentError) as caught:
+        Plugins.empty().component("aggregators", f"{wanted}:mean")
+    assert "pip install" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

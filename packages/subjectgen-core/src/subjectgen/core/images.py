@@ -6,6 +6,7 @@ Shape letters: c channels, h w height and width.
 from __future__ import annotations
 
 import io
+import math
 import os
 from pathlib import Path
 from typing import Literal
@@ -49,6 +50,8 @@ def load_mask(
 ) -> Float[Tensor, "1 h w"]:
     """Read a mask: white inside, black outside, grey in between. A box is inside, its surroundings outside.
 
+    What is transparent in a picture is outside.
+
     Args:
         source: A picture as in :func:`load_reference`; or a box as four numbers, or as text such as ``0,0,0.5,1``:
             left, top, right, bottom, in pixels, or in shares of width and height where none exceeds 1.
@@ -62,7 +65,7 @@ def load_mask(
     if box is None:
         assert not isinstance(source, tuple)
         name = f"{label} {os.fspath(source)!r}" if isinstance(source, (str, os.PathLike)) else label
-        return _to_tensor(_open(source, name), name).mean(dim=0, keepdim=True)
+        return _to_tensor(_open(source, name), name, ground=0.0).mean(dim=0, keepdim=True)
     if size is None:
         raise InputError(f"{label} {source!r}: a box needs the size of its picture")
     return _box_mask(box, size, f"{label} {source!r}")
@@ -80,6 +83,8 @@ def _box(source: Source | Box, label: str) -> Box | None:
 
 def _box_mask(box: Box, size: tuple[int, int], label: str) -> Float[Tensor, "1 h w"]:
     height, width = size
+    if len(box) != 4 or not all(map(math.isfinite, box)):
+        raise InputError(f"{label}: expected four finite numbers: left, top, right, bottom")
     shares = max(box) <= 1
     scale = (width, height, width, height) if shares else (1, 1, 1, 1)
     left, top, right, bottom = (round(value * by) for value, by in zip(box, scale, strict=True))
@@ -165,7 +170,8 @@ def _stream(source: str | os.PathLike[str] | bytes) -> io.BytesIO:
     return io.BytesIO(source if isinstance(source, bytes) else Path(source).read_bytes())
 
 
-def _to_tensor(image: Image.Image, label: str) -> Float[Tensor, "3 h w"]:
+def _to_tensor(image: Image.Image, label: str, *, ground: float = 1.0) -> Float[Tensor, "3 h w"]:
+    """Values in [0, 1]; transparent parts lie on this grey, 1 is white."""
     if image.mode.startswith("I") or image.mode == "F":
         return _grey(np.asarray(image, dtype=np.float32), 1.0 if image.mode == "F" else 65535.0, label)
     try:
@@ -173,7 +179,7 @@ def _to_tensor(image: Image.Image, label: str) -> Float[Tensor, "3 h w"]:
     except ValueError:
         raise InputError(f"{label}: colour mode {image.mode} has no way to RGB") from None
     colour, alpha = values[:3], values[3:]
-    return colour * alpha + (1 - alpha) if len(alpha) else colour
+    return colour * alpha + (1 - alpha) * ground if len(alpha) else colour
 
 
 def _unit(image: Image.Image) -> Float[Tensor, "c h w"]:

@@ -16,9 +16,11 @@ from typing import Any
 import pluggy
 
 from subjectgen.core import hookspecs
+from subjectgen.core.compatibility import mismatch
 from subjectgen.core.component import KINDS, Component, Config
 from subjectgen.core.errors import ComponentError, ConfigError, SubjectgenError, nearest
 from subjectgen.core.first_party import OWNERS
+from subjectgen.core.guard import guarded, in_one_line
 from subjectgen.core.validation import join, locate, shown, validate
 
 GROUP = "subjectgen"
@@ -119,6 +121,9 @@ class Plugins:
             ComponentError: Nobody offers it (with what is installed, the nearest name, broken plugins and how to
                 get it), or more than one distribution does.
         """
+        return self._find(kind, name)[2]
+
+    def _find(self, kind: str, name: str) -> tuple[str, str, Component]:
         wanted, _, bare = name.rpartition(":")
         offers = self.components(kind)
         if wanted:
@@ -130,7 +135,7 @@ class Plugins:
             owners = [distribution for distribution, _, _ in found]
             choices = " or ".join(f"'{owner}:{bare}'" for owner in owners)
             raise ComponentError(f"{kind[:-1]} {bare!r} is offered by {' and by '.join(owners)}; write {choices}")
-        return found[0][2]
+        return found[0]
 
     # -------------------------------------------------------------------------------------------------- building
 
@@ -161,10 +166,10 @@ class Plugins:
         if not isinstance(name, str):
             names = ", ".join(component.name for _, _, component in self.components(kind))
             raise ConfigError(f"{place}got {shown(name)}; expected the name of one of the {kind}: {names or 'none'}")
-        with _located(place):
-            target = self.component(kind, name).load()
+        target = self._target(kind, name, place)
         options = {key: value for key, value in spec.items() if key != "name"}
-        return target, validate(target.Config, options, file=file, where=where, lines=lines)
+        with guarded(locate(where, file, lines), _who(*self._find(kind, name)), "check its options", validating=True):
+            return target, validate(target.Config, options, file=file, where=where, lines=lines)
 
     def build(
         self,
@@ -178,11 +183,35 @@ class Plugins:
     ) -> Any:
         """Build a component: :meth:`configure`, then ``Class(config, **runtime)``.
 
-        An error that the component raises gets file, line and key path in front.
+        Raises:
+            SubjectgenError: As :meth:`configure`; and what the component raises of ours, with file, line and key path
+                in front. Anything else it raises becomes a ComponentError that also names the component, its
+                distribution and version; the original is its ``__cause__``. Memory that ran out passes as it is.
         """
         target, config = self.configure(kind, spec, where=where, file=file, lines=lines)
-        with _located(locate(where, file, lines)):
+        with guarded(locate(where, file, lines), _who(*self._find(kind, spec["name"])), "build"):
             return target(config, **runtime)
+
+    def target(self, kind: str, name: str) -> type[Any]:
+        """Import the class of a component, found by ``name`` or ``distribution:name``.
+
+        Raises:
+            ComponentError: Unknown, ambiguous, not importable, or not a class with a nested ``Config``.
+        """
+        return self._target(kind, name, "")
+
+    def _target(self, kind: str, name: str, place: str) -> type[Any]:
+        with guarded(place, f"{kind[:-1]} {name!r}", "be found"):
+            distribution, version, component = self._find(kind, name)
+        with guarded(f"{place}{distribution} {version}: ", f"component {component.name!r}", "import"):
+            target = component.load()
+            config = getattr(target, "Config", None)
+            if not (isinstance(config, type) and issubclass(config, Config)):
+                raise ComponentError(
+                    f"component {component.name!r} ({component.target}) has no Config; expected a class that nests "
+                    "a Config(subjectgen.core.Config), empty if there is nothing to set"
+                )
+        return target
 
     # --------------------------------------------------------------------------------------------------- loading
 
@@ -210,10 +239,11 @@ class Plugins:
     def _load(self, entry: EntryPoint) -> None:
         distribution, version = _owner(entry), entry.dist.version if entry.dist else ""
         try:
+            if entry.dist and (reason := mismatch(entry.dist)):
+                raise ComponentError(reason)  # before any code of another age runs
             self.register(entry.load(), distribution=distribution, version=version)
         except (Exception, SystemExit) as error:  # a plugin may raise anything; the others must still load
-            text = " ".join(str(error).split())
-            reason = text if isinstance(error, SubjectgenError) else f"{type(error).__name__}: {text}"
+            reason = " ".join(str(error).split()) if isinstance(error, SubjectgenError) else in_one_line(error)
             self._broken.append(Broken(distribution=distribution, version=version, error=reason, exception=error))
 
     def _check_hooks(self, plugin: object) -> None:
@@ -244,10 +274,9 @@ class Plugins:
     # ---------------------------------------------------------------------------------------------------- answers
 
     def _unknown(self, kind: str, wanted: str, name: str, installed: list[str]) -> str:
-        offered_by = f" of {wanted}" if wanted else ""
-        parts = [f"unknown {kind[:-1]} {name!r}{offered_by}{nearest(name, installed)}"]
         if wanted and _normal(wanted) not in map(_normal, self.distributions()):
-            parts = [f"no plugin {wanted!r} works here{nearest(wanted, self.distributions())}"]
+            return self._absent(wanted)
+        parts = [f"unknown {kind[:-1]} {name!r}{f' of {wanted}' if wanted else ''}{nearest(name, installed)}"]
         parts.append(f"installed: {', '.join(dict.fromkeys(installed)) or 'none'}")
         parts.extend(f"a plugin failed to load: {broken}" for broken in self._broken)
         owner = OWNERS[kind].get(name)
@@ -257,18 +286,18 @@ class Plugins:
             parts.append(f"{name!r} belongs to {owner}: pip install {owner}")
         return "; ".join(parts).replace("?;", "?")
 
-
-class _located:  # noqa: N801  # reads as a statement: with _located(place)
-    """Put the place in front of an error that a component raises without knowing where it was asked for."""
-
-    def __init__(self, place: str) -> None:
-        self._place = place
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, SubjectgenError):
-            raise type(error)(f"{self._place}{error}") from error
+    def _absent(self, wanted: str) -> str:
+        """Why the distribution that a file names does not answer."""
+        name = _normal(wanted)
+        broken = next((one for one in self._broken if _normal(one.distribution) == name), None)
+        if broken:
+            return f"plugin {wanted!r} does not work: {broken}"
+        if name in self._left_out:
+            return f"plugin {wanted!r} is installed, but {ALLOW} or {DISABLE} leaves it out"
+        plain = re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name)  # a file may say anything; only a name belongs behind pip
+        parts = [f"plugin {wanted!r} is not installed{nearest(wanted, self.distributions())}"]
+        parts += [f"to get it: pip install {name}"] if plain else []
+        return "; ".join(parts).replace("?;", "?")
 
 
 def _checked(offered: Any, hook: str) -> Iterator[Component]:
@@ -285,6 +314,10 @@ def _checked(offered: Any, hook: str) -> Iterator[Component]:
 def _check_kind(kind: str) -> None:
     if kind not in KINDS:
         raise ComponentError(f"unknown kind {kind!r}{nearest(kind, KINDS)} (kinds: {', '.join(KINDS)})")
+
+
+def _who(distribution: str, version: str, component: Component) -> str:
+    return f"component {component.name!r} of {distribution} {version}"
 
 
 def _owner(entry: EntryPoint) -> str:

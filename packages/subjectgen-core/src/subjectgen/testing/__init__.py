@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from subjectgen.testing.base import Contract as Contract
     from subjectgen.testing.dataset import DatasetContract as DatasetContract
     from subjectgen.testing.encoder import EncoderContract as EncoderContract
+    from subjectgen.testing.finder import FinderContract as FinderContract
     from subjectgen.testing.injector import InjectorContract as InjectorContract
     from subjectgen.testing.metric import MetricContract as MetricContract
     from subjectgen.testing.plugin import PluginContract as PluginContract
@@ -36,6 +37,7 @@ _LAZY = {
     "Contract": "base",
     "DatasetContract": "dataset",
     "EncoderContract": "encoder",
+    "FinderContract": "finder",
     "InjectorContract": "injector",
     "MetricContract": "metric",
     "PluginContract": "plugin",
