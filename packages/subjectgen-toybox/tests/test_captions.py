@@ -5,6 +5,7 @@ from hypothesis import given, strategies as st
 from subjectgen.toybox.captions import (
     SCENE_PHRASES,
     caption,
+    class_prompt,
     questions,
     random_caption,
     random_subject_prompt,
@@ -24,6 +25,7 @@ def test_no_sentence_has_an_unknown_word(seed: int) -> None:
     toy, view = random_toy(draw, held_out=None), random_view(draw)
     texts = [caption(toy, view), random_caption(draw, toy, view), random_subject_prompt(draw, view)]
     texts += [text for pair in questions(toy, view) for text in pair]
+    texts += [class_prompt([toy, toy], view), class_prompt([toy], view)]
     for text in texts:
         assert TOKENIZER.unk_token_id not in TOKENIZER(text).input_ids
         assert TOKENIZER.decode(TOKENIZER(text).input_ids) == text

@@ -7,7 +7,7 @@ from subjectgen.testing import DatasetContract
 from subjectgen.toybox.captions import random_subject_prompt
 from subjectgen.toybox.datasets import HeldOutToys, ToyPairs, toy_of
 from subjectgen.toybox.renderer import render, subject_masks
-from subjectgen.toybox.world import Draw, random_toy, training_view
+from subjectgen.toybox.world import COLOURS, Draw, random_toy, training_view
 
 
 class TestToyPairs(DatasetContract):
@@ -120,3 +120,16 @@ def test_an_intra_pairs_reference_is_its_target() -> None:
 def test_intra_pairs_have_one_reference() -> None:
     with pytest.raises(ValueError, match="expected 1 with pairs: intra"):
         ToyPairs.Config(references=2, pairs="intra")
+
+
+def test_class_prompts_name_shapes_and_nothing_else_of_the_toys() -> None:
+    from subjectgen.toybox.together import ToysTogether
+
+    single = HeldOutToys(HeldOutToys.Config(toys=12, scenes=1, prompts="class"))
+    group = ToysTogether(ToysTogether.Config(toys=12, scenes=1, prompts="class"))
+    for index in range(12):
+        shape = single.toys[index].shape
+        assert single[index].prompt.startswith(f"a {shape} ")
+        names = " and ".join(f"a {group.toys[toy].shape}" for toy in group.groups[index])
+        assert group[index].prompt.startswith(f"{names} ")
+        assert not set(COLOURS) & set(f"{single[index].prompt} {group[index].prompt}".split())

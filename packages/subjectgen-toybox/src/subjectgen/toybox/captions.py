@@ -2,10 +2,12 @@
 
 caption  = "a" toy [facing] [scene] [wearing]
 toy      = colours pattern shape ["with" colour part]
-prompt   = "the toy" [facing] [scene] [wearing]
+prompt   = ("the toy" | "a" shape {"and a" shape}) [facing] [scene] [wearing]
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from subjectgen.toybox.world import ACCESSORIES, COLOURS, DIRECTIONS, PARTS, PATTERNS, SCENES, SHAPES, Draw, Toy, View
 
@@ -40,6 +42,12 @@ def caption(toy: Toy, view: View, *, direction: bool = True, scene: bool = True)
 def subject_prompt(view: View, *, direction: bool = True, scene: bool = True) -> str:
     """A prompt that leaves the toy itself to the reference picture."""
     return " ".join(["the toy", *_surroundings(view, direction=direction, scene=scene)])
+
+
+def class_prompt(toys: Sequence[Toy], view: View, *, direction: bool = True, scene: bool = True) -> str:
+    """A prompt that names each toy's shape and leaves all else to its reference: ``a box and a cone in the snow``."""
+    names = " and ".join(f"a {toy.shape}" for toy in toys)
+    return " ".join([names, *_surroundings(view, direction=direction, scene=scene)])
 
 
 def random_caption(draw: Draw, toy: Toy, view: View) -> str:

@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from subjectgen.core import Config as BaseConfig, Reference, Sample
-from subjectgen.toybox.captions import caption, random_subject_prompt, subject_prompt
+from subjectgen.toybox.captions import caption, class_prompt, random_subject_prompt, subject_prompt
 from subjectgen.toybox.renderer import render, render_with_masks
 from subjectgen.toybox.world import SCENES, Draw, Toy, View, held_out_toys, random_toy, random_view, training_view
 
@@ -148,8 +148,9 @@ class HeldOutToys:
         """Scenes per toy, none of them the reference's; they rotate so that all occur about equally often."""
         seed: int = Field(default=0, ge=0)
         """Seed of toys and views."""
-        prompts: Literal["subject", "full"] = "subject"
-        """``subject`` leaves the toy to the reference, ``full`` describes it."""
+        prompts: Literal["subject", "class", "full"] = "subject"
+        """``subject`` leaves the toy to the reference, ``class`` names its shape, as prompts of big systems name a dog,
+        ``full`` describes it."""
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -169,7 +170,7 @@ class HeldOutToys:
             raise IndexError(index)
         number, turn = divmod(index, self.config.scenes)
         toy, view = self.toys[number], self.target_views[number][turn]
-        prompt = caption(toy, view) if self.config.prompts == "full" else subject_prompt(view, direction=False)
+        prompt = _prompt(self.config.prompts, toy, view)
         return Sample(prompt=prompt, references=(self._references[number],), target=render([toy], [view])[0])
 
     def _target(self, draw: Draw, number: int, turn: int) -> View:
@@ -187,6 +188,14 @@ def named_references(toys: list[Toy], draw: Draw) -> tuple[list[View], list[Refe
         for number, (picture, mask) in enumerate(zip(pictures, masks, strict=True))
     ]
     return views, references
+
+
+def _prompt(kind: Literal["subject", "class", "full"], toy: Toy, view: View) -> str:
+    if kind == "full":
+        return caption(toy, view)
+    if kind == "class":
+        return class_prompt([toy], view, direction=False)
+    return subject_prompt(view, direction=False)
 
 
 def toy_of(name: str | None) -> int | None:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
-from typing import Annotated
+from typing import Annotated, Literal
 
 from jaxtyping import Float
 from pydantic import AfterValidator, Field, model_validator
 from torch import Tensor
 
 from subjectgen.core import Config as BaseConfig, ConfigError, Sample, load_mask
-from subjectgen.toybox.captions import subject_prompt
+from subjectgen.toybox.captions import class_prompt, subject_prompt
 from subjectgen.toybox.datasets import named_references
 from subjectgen.toybox.world import FAMILY, SCENES, Draw, View, held_out_toys
 
@@ -43,6 +43,8 @@ class ToysTogether:
         """Scenes per group, none of them a reference's; those that the groups before had least."""
         seed: int = Field(default=0, ge=0)
         """Seed of toys and views."""
+        prompts: Literal["subject", "class"] = "subject"
+        """``subject``: "the toy", whatever their number. ``class`` names their shapes."""
         height: int = Field(default=64, ge=1)
         """Rows of the wide target, in pixels."""
         width: int = Field(default=176, ge=1)
@@ -88,8 +90,13 @@ class ToysTogether:
             replace(self._references[toy], region_mask=region)
             for toy, region in zip(self.groups[number], self._regions, strict=True)
         ]
-        prompt = subject_prompt(View(scene=self.scenes[number][turn]), direction=False)
+        prompt = self._prompt(number, View(scene=self.scenes[number][turn]))
         return Sample(prompt=prompt, references=tuple(references))
+
+    def _prompt(self, number: int, view: View) -> str:
+        if self.config.prompts == "class":
+            return class_prompt([self.toys[toy] for toy in self.groups[number]], view, direction=False)
+        return subject_prompt(view, direction=False)
 
     def _mask(self, number: int) -> Float[Tensor, "1 h w"]:
         left, top, right, bottom = map(float, self.config.regions[number])

@@ -275,7 +275,7 @@ def _components_tree(host: Any, kind: str) -> list[dict[str, Any]]:
     for distribution, version, component in host.components(kind):
         row = {"name": component.name, "summary": component.summary, "distribution": distribution, "version": version}
         try:
-            row["options"] = describe(component.load().Config)
+            row["options"] = describe(host.target(kind, f"{distribution}:{component.name}").Config)
         except SubjectgenError as error:
             row["error"] = str(error)
         rows.append(row)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -183,9 +184,12 @@ class SubjectPipeline:
             width: Pixels.
 
         Raises:
-            InputError: A phrase that is found nowhere, or an experiment without a finder.
+            InputError: A phrase that a prompt does not name or that is found nowhere, or no finder.
         """
         finder = self.system.finder("regions")
+        for sample in samples:
+            for phrase in phrases.values():
+                _check_named(phrase, sample.prompt)
         bare = [replace(sample, references=()) for sample in samples]
         drafts = self.generate(bare, seeds, height=height, width=width)
         words = list(phrases.values())
@@ -251,6 +255,15 @@ def check_prompts(prompts: Sequence[str]) -> None:
     """Refuse an empty list and blank prompts."""
     if not prompts or any(not prompt.strip() for prompt in prompts):
         raise InputError(f"prompt: got {list(prompts)}; expected at least one, and none of them blank")
+
+
+def _check_named(phrase: str, prompt: str) -> None:
+    """A draft can only show what its prompt asks for: the last word of the phrase, its noun, must be there."""
+    words = re.findall(r"\w+", phrase.lower())
+    if not words or words[-1] not in re.findall(r"\w+", prompt.lower()):
+        raise InputError(
+            f"region find:{phrase}: prompt {prompt!r} does not name it; expected a prompt with that subject"
+        )
 
 
 def _unique(samples: list[Sample]) -> tuple[list[Sample], Tensor]:

@@ -72,9 +72,16 @@ class ReferenceFiles:
 
     def _one(self, number: int, reference: Reference) -> Reference:
         height, width = reference.image.shape[-2:]
+        mask = self._mask("subject mask", self.subject_masks, number, (height, width))
+        if mask is not None and mask.shape[-2:] != (height, width):
+            sizes = (*mask.shape[-2:], height, width)
+            raise InputError(
+                f"subject mask {self.subject_masks[number]!r}: "
+                + "is {}x{}; expected the size of its reference, {}x{}".format(*sizes)
+            )
         return replace(
             reference,
-            subject_mask=self._mask("subject mask", self.subject_masks, number, (height, width)),
+            subject_mask=mask,
             weight=self.weights[number] if number < len(self.weights) else 1.0,
         )
 
