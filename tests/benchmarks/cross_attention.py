@@ -1,0 +1,222 @@
+"""Added image cross-attention: cost over the plain backbone beside its counted FLOPs, and beside diffusers' IP-Adapter.
+
+Run by ``nox -s benchmarks``, or alone: ``python tests/benchmarks/cross_attention.py --width 3072 --grid 32``.
+A slice of FLUX at true width: two double blocks, random weights, one reference of 577 tokens (CLIP ViT-L/14-336). Rows
+take turns in every round, so that a busy machine is unfair to all alike. FLOPs are counted by torch's own counter.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import shlex
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from diffusers.models.transformers.transformer_flux import FluxIPAdapterAttnProcessor
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from subjectgen.backbones.flux import FluxBackbone
+from subjectgen.core import Conditioning, Placement, Streams
+from subjectgen.testing.backbone import token_group
+from subjectgen_dynaip.cross_attention import CrossAttentionInjector
+
+Variant = Callable[[], Tensor]
+
+
+def attention_flops(
+    query: tuple[int, ...], key: tuple[int, ...], value: tuple[int, ...], *_: object, **__: object
+) -> int:
+    """Two products, QK^T and PV: multiplications and additions."""
+    batch, heads, tokens, width = query
+    return 2 * batch * heads * tokens * key[2] * (width + value[3])
+
+
+CPU_ATTENTION = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention_flops}
+
+
+def backbone(options: argparse.Namespace) -> FluxBackbone:
+    """A slice of FLUX at the wanted width."""
+    architecture = {
+        "num_layers": options.double,
+        "num_single_layers": options.single,
+        "num_attention_heads": options.width // 128,
+    }
+    config = FluxBackbone.Config(architecture=architecture, dtype=options.dtype)
+    return FluxBackbone(config).to(options.device).eval()
+
+
+def variants(options: argparse.Namespace) -> tuple[dict[str, Variant], dict[str, Variant]]:
+    """One step of the backbone: plain and with references; and, on the blocks both have, diffusers' IP-Adapter."""
+    model = backbone(options)
+    dtype, device = getattr(torch, options.dtype), options.device
+    latents = torch.randn(1, 16, 2 * options.grid, 2 * options.grid, device=device, dtype=dtype)
+    context = torch.randn(1, options.context, 4096, device=device, dtype=dtype)
+    plain = Streams(target_grid=(options.grid, options.grid), context=(token_group(context),))
+    injector = CrossAttentionInjector(CrossAttentionInjector.Config(dtype=options.dtype), backbone=model)
+    injector.to(device).eval()
+    for layer in injector.values:
+        torch.nn.init.normal_(layer.weight, std=0.02)
+    tokens = torch.randn(1, 2, options.tokens, 4096, device=device, dtype=dtype)
+
+    def step(streams: Streams) -> Tensor:
+        return model(latents, torch.full((1,), 0.5, device=device), streams, guidance=3.5)
+
+    one, two = injector(plain, said(tokens[:, :1])), injector(plain, said(tokens))
+    halves = injector(replace(plain, placement=left_and_right(options.grid, device)), said(tokens))
+    ours = {
+        "plain": lambda: step(plain),
+        "one reference": lambda: step(one),
+        "two references, everywhere": lambda: step(two),
+        "two references, half the picture each": lambda: step(halves),
+    }
+    return ours, against_diffusers(model, injector, plain, tokens[:, 0], step, options)
+
+
+def said(tokens: Tensor) -> Conditioning:
+    """Conditioning of k references, tokens (1, k, g, d)."""
+    count, length = tokens.shape[1:3]
+    owner = torch.arange(count, device=tokens.device).repeat_interleave(length)[None]
+    return Conditioning(tokens=tokens.flatten(1, 2), mask=torch.ones_like(owner, dtype=torch.bool), reference=owner)
+
+
+def left_and_right(grid: int, device: str) -> Placement:
+    """Two halves."""
+    left = torch.zeros(grid, grid, device=device)
+    left[:, : grid // 2] = 1
+    return Placement(regions=torch.stack([left, 1 - left])[None], weights=torch.ones(1, 2, device=device))
+
+
+def against_diffusers(
+    model: FluxBackbone,
+    injector: CrossAttentionInjector,
+    plain: Streams,
+    tokens: Tensor,
+    step: Callable[[Streams], Tensor],
+    options: argparse.Namespace,
+) -> dict[str, Variant]:
+    """Double blocks only: diffusers' IP-Adapter has no place in single blocks."""
+    transformer = model.transformer
+    own = transformer.attn_processors
+    theirs = dict(own)
+    for name in own:
+        if name.startswith("transformer_blocks"):
+            processor = FluxIPAdapterAttnProcessor(
+                options.width, 4096, num_tokens=(options.tokens,), dtype=tokens.dtype
+            )
+            theirs[name] = processor.to(tokens.device)
+    sites = tuple(range(options.double))
+    narrow = CrossAttentionInjector(CrossAttentionInjector.Config(dtype=options.dtype, sites=sites), backbone=model)
+    narrow.load_state_dict({k: v for k, v in injector.state_dict().items() if int(k.split(".")[1]) in sites})
+    ours = narrow.to(tokens.device).eval()(plain, said(tokens[:, None]))
+
+    def with_processors(processors: dict[str, object], run: Variant) -> Variant:
+        def call() -> Tensor:
+            for name, module in attentions(transformer):
+                module.set_processor(processors[name])
+            return run()
+
+        return call
+
+    def ip_adapter() -> Tensor:
+        arguments = {"ip_hidden_states": [tokens]}
+        handle = transformer.register_forward_pre_hook(
+            lambda _, __, keywords: ((), {**keywords, "joint_attention_kwargs": arguments}), with_kwargs=True
+        )
+        try:
+            return step(plain)
+        finally:
+            handle.remove()
+
+    return {
+        "plain": with_processors(own, lambda: step(plain)),
+        "ours, double blocks": with_processors(own, lambda: step(ours)),
+        "diffusers' IP-Adapter": with_processors(theirs, ip_adapter),
+    }
+
+
+def attentions(transformer: torch.nn.Module) -> list[tuple[str, torch.nn.Module]]:
+    """Attention modules by the names of their processors."""
+    return [(f"{n}.processor", m) for n, m in transformer.named_modules() if hasattr(m, "set_processor")]
+
+
+@torch.no_grad()
+def measure(rows: dict[str, Variant], repeats: int, device: str) -> dict[str, list[float]]:
+    """Milliseconds per row, rows taking turns; the first round warms up and is thrown away."""
+    times: dict[str, list[float]] = {name: [] for name in rows}
+    for _ in range(repeats + 1):
+        for name, run in rows.items():
+            start = time.perf_counter()
+            run()
+            if device == "cuda":
+                torch.cuda.synchronize()
+            times[name].append(1e3 * (time.perf_counter() - start))
+    return {name: found[1:] for name, found in times.items()}
+
+
+@torch.no_grad()
+def flops(run: Variant) -> int:
+    """Counted by torch, which knows the attention kernels of GPUs; the CPU's is told to it here."""
+    with FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION) as counter:
+        run()
+    return int(counter.get_total_flops())
+
+
+def report(rows: dict[str, Variant], options: argparse.Namespace) -> None:
+    """Print the table. ``time x``: against the first row in the same round, median; ``FLOPs x``: counted."""
+    times = measure(rows, options.repeats, options.device)
+    counted = {name: flops(run) for name, run in rows.items()}
+    first = next(iter(rows))
+    print(f"{'':40}{'ms':>10}{'time x':>9}{'GFLOPs':>10}{'FLOPs x':>9}{'time/FLOPs':>12}")
+    for name, found in times.items():
+        ratio = statistics.median(one / base for one, base in zip(found, times[first], strict=True))
+        counts = counted[name] / counted[first]
+        print(
+            f"{name:40}{statistics.median(found):10.1f}{ratio:9.4f}{counted[name] / 1e9:10.1f}{counts:9.4f}"
+            f"{ratio / counts:12.3f}"
+        )
+
+
+def arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--width", type=int, default=1536, help="channels of the backbone; FLUX: 3072")
+    parser.add_argument("--double", type=int, default=2, help="double blocks")
+    parser.add_argument("--single", type=int, default=2, help="single blocks")
+    parser.add_argument("--grid", type=int, default=32, help="target tokens along one side; 32 is 512 pixels")
+    parser.add_argument("--context", type=int, default=128, help="text tokens")
+    parser.add_argument("--tokens", type=int, default=577, help="tokens of the reference")
+    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--seed", type=int, default=0)
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Measure and print."""
+    options = arguments()
+    torch.manual_seed(options.seed)
+    ours, theirs = variants(options)
+    on_gpu = options.device == "cuda"
+    name = torch.cuda.get_device_name() if on_gpu else platform.processor() or platform.machine()
+    print(f"command  {shlex.join(['python', *sys.argv])}")
+    print(f"machine  {name}, {os.cpu_count()} cores, {torch.get_num_threads()} threads")
+    print(f"versions python {platform.python_version()}, torch {torch.__version__}; seed {options.seed}")
+    print(
+        f"sizes    width {options.width}, {options.double} double and {options.single} single blocks, "
+        f"{options.grid}x{options.grid} target, {options.context} text and {options.tokens} reference tokens, "
+        f"{options.dtype}; one pass, torch SDPA, LoRA none; median of {options.repeats}"
+    )
+    report(ours, options)
+    report(theirs, options)
+
+
+if __name__ == "__main__":
+    main()

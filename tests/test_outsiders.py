@@ -1,0 +1,96 @@
+"""What lives in plugins/ is built as a third party would build it: only on what is public."""
+
+from __future__ import annotations
+
+import ast
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import subjectgen.core
+
+ROOT = Path(__file__).parents[1]
+PLUGINS = {path.parent.name: path.parent for path in sorted(ROOT.glob("plugins/*/pyproject.toml"))}
+each_plugin = pytest.mark.parametrize("name", PLUGINS)
+
+
+def imported(source: str) -> Iterator[tuple[str, str]]:
+    """(module, name) of everything imported anywhere, also inside functions; the name is empty for ``import a.b``."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, "") for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield from ((node.module, alias.name) for alias in node.names)
+
+
+def private(source: str) -> list[str]:
+    """Imports of ours that are not public names of core."""
+    public = set(subjectgen.core.__all__)
+    ours = [(module, name) for module, name in imported(source) if module.partition(".")[0] == "subjectgen"]
+    return [f"{module}: {name}" for module, name in ours if module != "subjectgen.core" or name not in public]
+
+
+def test_there_are_plugins() -> None:
+    assert "subjectgen-dynaip" in PLUGINS
+
+
+@each_plugin
+def test_a_plugin_imports_only_public_names_of_core(name: str) -> None:
+    for path in sorted((PLUGINS[name] / "src").rglob("*.py")):
+        assert private(path.read_text(encoding="utf-8")) == [], path
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "from subjectgen.core.files import atomic_write",
+        "from subjectgen.backbones.flux import FluxBackbone",
+        "def f():\n    import subjectgen.runner",
+        "from subjectgen.core import _LAZY",
+    ],
+)
+def test_this_test_can_fail(source: str) -> None:
+    assert private(source)
+
+
+@each_plugin
+def test_a_plugin_depends_on_core_alone(name: str) -> None:
+    project = tomllib.loads((PLUGINS[name] / "pyproject.toml").read_text())["project"]
+    ours = [requirement for requirement in project["dependencies"] if requirement.startswith("subjectgen")]
+    assert len(ours) == 1
+    assert ours[0].startswith("subjectgen-core>=")
+    assert set(project["entry-points"]["subjectgen"]) == {name} == {project["name"]}
+
+
+@each_plugin
+def test_a_plugin_is_whole(name: str) -> None:
+    for required in ("README.md", "LICENSE", "src", "tests"):
+        assert (PLUGINS[name] / required).exists(), required
+    assert (PLUGINS[name] / "LICENSE").read_text() == (ROOT / "LICENSE").read_text()
+
+
+def test_packages_know_nothing_of_the_plugins() -> None:
+    """No file under packages/ mentions one by name."""
+    words = [name.removeprefix("subjectgen-").encode() for name in PLUGINS]
+    for path in sorted((ROOT / "packages").rglob("*")):
+        if path.is_file() and "__pycache__" not in path.parts:
+            text = path.read_bytes().lower()
+            assert not any(word in text for word in words), path
+
+
+def test_shipped_weights_are_small_and_whole() -> None:
+    """At most 10 MB, safetensors only, every folder with checksums that fit."""
+    from subjectgen.core.checkpoint import verify
+
+    weights = ROOT / "plugins" / "subjectgen-dynaip" / "src" / "subjectgen_dynaip" / "weights"
+    files = [path for path in weights.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) <= 10_000_000
+    assert {path.suffix for path in files} <= {".safetensors", ".json", ".jsonl", ".yaml", ""}
+    folders = {path.parent for path in files if path.suffix == ".safetensors"}
+    assert {folder.name for folder in folders} == {"clip", "dynaip"}
+    for folder in folders:
+        assert (folder / "SHA256SUMS").is_file()
+        for path in folder.glob("*.safetensors"):
+            verify(path)
