@@ -14,11 +14,19 @@ nox.options.default_venv_backend = "virtualenv"
 
 ROOT = Path(__file__).parent
 PACKAGES = {path.parent.name: path.parent for path in sorted(ROOT.glob("packages/*/pyproject.toml"))}
+PLUGINS = {path.parent.name: path.parent for path in sorted(ROOT.glob("plugins/*/pyproject.toml"))}
+"""Distributions that a third party might have written: they know only what is public."""
+ALL = PACKAGES | PLUGINS
 MODULES = sorted(f"subjectgen.{path.parent.name}" for path in ROOT.glob("packages/*/src/subjectgen/*/__init__.py"))
+PLUGIN_MODULES = sorted(path.parent.name for path in ROOT.glob("plugins/*/src/*/__init__.py"))
 CONSTRAINTS = ("-c", str(ROOT / "constraints.txt"))
 WHEELS = ROOT / ".nox" / "wheelhouse"
-SHAPES = "--jaxtyping-packages=subjectgen,beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
-"""Shapes in signatures are checked in tests; an int is a float, as for mypy."""
+TEMPLATE = ROOT / "plugins" / "template"
+
+
+def shapes(module: str) -> str:
+    """Shapes in signatures are checked in tests; an int is a float, as for mypy."""
+    return f"--jaxtyping-packages={module},beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
 
 
 def install(session: nox.Session, *names: str) -> None:
@@ -26,18 +34,21 @@ def install(session: nox.Session, *names: str) -> None:
 
 
 def install_all(session: nox.Session, *tools: str, testing: bool = False) -> None:
-    """All packages from their folders, in one command: none of them is on an index."""
+    """All packages and plugins from their folders, in one command: none of them is on an index."""
     install(session, "torch")  # alone and first, so that nothing pulls another build of it
-    extras = {"subjectgen-core": "[testing]"} if testing else {}
-    folders = [argument for name, path in PACKAGES.items() for argument in ("-e", f"{path}{extras.get(name, '')}")]
+    extras = dict.fromkeys(("subjectgen-core", *PLUGINS), "[testing]") if testing else {}
+    folders = [argument for name, path in ALL.items() for argument in ("-e", f"{path}{extras.get(name, '')}")]
     install(session, *folders, *tools)
 
 
 @nox.session(reuse_venv=True)
 def tests(session: nox.Session) -> None:
-    """Every test of every package, and those that need all of them. Arguments go to pytest."""
-    install_all(session, "hatchling", "pytest-xdist", testing=True)
-    session.run("pytest", SHAPES, *parallel(), *session.posargs, env=environment())
+    """Every test of every package and plugin, and those that need all of them. Arguments go to pytest."""
+    install_all(session, "copier", "hatchling", "pytest-xdist", "ruff", testing=True)
+    session.run("pytest", shapes("subjectgen"), *parallel(), *session.posargs, env=environment())
+    if not session.posargs:
+        for module, path in zip(PLUGIN_MODULES, PLUGINS.values(), strict=True):
+            session.run("pytest", shapes(module), *parallel(), str(path / "tests"), env=environment())
 
 
 @nox.session(reuse_venv=True)
@@ -59,8 +70,8 @@ def lint(session: nox.Session) -> None:
 def types(session: nox.Session) -> None:
     """Types of all packages, strictly."""
     install_all(session, "mypy", testing=True)
-    sources = os.pathsep.join(str(path / "src") for path in PACKAGES.values())
-    arguments = [argument for module in MODULES for argument in ("-p", module)]
+    sources = os.pathsep.join(str(path / "src") for path in ALL.values())
+    arguments = [argument for module in MODULES + PLUGIN_MODULES for argument in ("-p", module)]
     session.run("mypy", *arguments, *session.posargs, env={"MYPYPATH": sources})
 
 
@@ -69,12 +80,12 @@ def wheels(session: nox.Session) -> None:
     """Build a wheel of every package."""
     install(session, "hatchling")
     shutil.rmtree(WHEELS, ignore_errors=True)
-    paths = [str(path) for path in PACKAGES.values()]
+    paths = [str(path) for path in ALL.values()]
     session.run("python", "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", str(WHEELS), *paths)
 
 
 @nox.session(requires=["wheels"])
-@nox.parametrize("distribution", list(PACKAGES), ids=list(PACKAGES))
+@nox.parametrize("distribution", list(ALL), ids=list(ALL))
 def alone(session: nox.Session, distribution: str) -> None:
     """One package from its wheel in an empty environment: does it declare all that it needs?"""
     quick = ("--no-compile", "--find-links", str(WHEELS))  # compiling all of torch takes longer than the tests
@@ -85,9 +96,32 @@ def alone(session: nox.Session, distribution: str) -> None:
     else:
         session.run("python", "-c", DISCOVER)
     # Only now the test tools: they would hide a dependency that is not declared.
-    install(session, *quick, "subjectgen-core[testing]", "pytest-xdist", "hatchling")
-    tests = str(PACKAGES[distribution] / "tests")
-    session.run("pytest", SHAPES, "-m", "not slow", *parallel(), tests, *session.posargs, env=environment())
+    needed = [f"{distribution}[testing]"] if distribution in PLUGINS else []
+    install(session, *quick, "subjectgen-core[testing]", *needed, "pytest-xdist", "hatchling")
+    tests = str(ALL[distribution] / "tests")
+    module = distribution.replace("-", "_") if distribution in PLUGINS else "subjectgen"
+    session.run("pytest", shapes(module), "-m", "not slow", *parallel(), tests, *session.posargs, env=environment())
+
+
+@nox.session(requires=["wheels"])
+def template(session: nox.Session) -> None:
+    """Render every kind of plugin, install all beside our wheels in an empty environment, run their own tests."""
+    quick = ("--no-compile", "--find-links", str(WHEELS))
+    install(session, *quick, "torch")
+    install(session, *quick, "copier", "subjectgen")
+    folder = Path(session.create_tmp()).resolve()
+    plugins = [folder / path.name for path in sorted((TEMPLATE / "kinds").iterdir())]
+    for plugin in plugins:
+        shutil.rmtree(plugin, ignore_errors=True)
+        data = ("--data", f"kind={plugin.name}", "--data", f"name=my_{plugin.name}")
+        session.run("copier", "copy", "--quiet", "--defaults", *data, str(TEMPLATE), str(plugin))
+    install(session, *quick, *(f"{plugin}[testing]" for plugin in plugins))
+    session.run("subjectgen", "plugins")
+    for plugin in plugins:
+        session.chdir(plugin)
+        session.run("ruff", "check")
+        session.run("pytest", "-q", *session.posargs, env=environment())
+        session.run("subjectgen", "check", "experiment.yaml", silent=True)
 
 
 DISCOVER = """
@@ -101,7 +135,7 @@ print(*plugins.plugins, sep="\\n")
 @nox.session(reuse_venv=True)
 def benchmarks(session: nox.Session) -> None:
     """Print every table of tests/benchmarks."""
-    install_all(session)
+    install_all(session, testing=True)
     for path in sorted(ROOT.glob("tests/benchmarks/*.py")):
         session.run("python", str(path), *session.posargs)
 
