@@ -140,7 +140,7 @@ def test_the_image_stream_is_the_target_alone(backbone):
         query = torch.randn(2, 13, 2, 16)
         output = torch.randn(2, 13, 2, 16)
         layout = AttentionLayout(context=slice(0, 3), target=slice(3, 9), references=slice(9, 13))
-        changed = (addition(0, query, output, layout) != output).flatten(2).any(dim=2).all(dim=0)
+        changed = (addition(0, query, output.clone(), layout) != output).flatten(2).any(dim=2).all(dim=0)
         assert changed.tolist() == [False] * 3 + [True] * 6 + [len(readers) == 2] * 4
 
 
@@ -200,7 +200,8 @@ def test_halves_never_leak(backbone, cut, seed):
     query, output = (torch.randn(2, 11, 2, 16, generator=generator) for _ in range(2))
     layout = AttentionLayout(context=slice(0, 3), target=slice(3, 11), references=slice(11, 11))
     for site in injector.sites:
-        before, after = (injector(streams, said).attention[-1](site, query, output, layout) for said in (first, other))
+        additions = (injector(streams, said).attention[-1] for said in (first, other))
+        before, after = (addition(site, query, output.clone(), layout) for addition in additions)
         inside = left.flatten().bool()
         assert torch.equal(before[:, 3:][:, inside], after[:, 3:][:, inside])
         assert not torch.equal(before[:, 3:][:, ~inside], after[:, 3:][:, ~inside])
@@ -260,6 +261,14 @@ def test_together_with_lora_and_reference_tokens(make_backbone):
     assert not torch.allclose(parts[0], parts[2])
 
 
+def test_with_and_without_gradients_give_the_same(backbone):
+    """With gradients nothing is written to what the attention saved."""
+    injector, streams = build(backbone), placed(make_streams(backbone, grid=(2, 4)), *halves())
+    with torch.no_grad():
+        without = velocity(backbone, injector(streams, conditioning()))
+    assert torch.equal(velocity(backbone, injector(streams, conditioning())).detach(), without)
+
+
 def test_gradient_checkpointing_gives_the_same_gradients(make_backbone):
     gradients = []
     for checkpointing in (False, True):
@@ -288,7 +297,7 @@ def test_chosen_sites_alone_are_augmented(backbone):
     (addition,) = injector(make_streams(backbone), conditioning()).attention
     query = torch.randn(2, 13, 2, 16)
     layout = AttentionLayout(context=slice(0, 3), target=slice(3, 9), references=slice(9, 13))
-    changed = [not torch.equal(addition(site, query, query, layout), query) for site in range(3)]
+    changed = [not torch.equal(addition(site, query, query.clone(), layout), query) for site in range(3)]
     assert changed == [True, False, True]
 
 

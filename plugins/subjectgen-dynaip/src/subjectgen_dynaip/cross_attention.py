@@ -155,4 +155,5 @@ class CrossAttentionInjector(nn.Module):
 
 
 def _heads(tokens: Float[Tensor, "b k g c"], head_width: int) -> Float[Tensor, "b k heads g e"]:
-    return tokens.unflatten(-1, (-1, head_width)).transpose(2, 3)
+    """Contiguous by head, which attention reads faster; laid out once, read at every step."""
+    return tokens.unflatten(-1, (-1, head_width)).transpose(2, 3).contiguous()

@@ -231,7 +231,7 @@ class AttentionAddition(Protocol):
         output: Float[Tensor, "b n heads e"],
         layout: AttentionLayout,
     ) -> Float[Tensor, "b n heads e"]:
-        """Return the attention's output with something added; ``output`` itself is not to be changed.
+        """Return the attention's output with something added; with gradients off, ``output`` may be written to.
 
         Args:
             site: index into ``Backbone.attention_sites``.
