@@ -127,6 +127,8 @@ def test_regions_from_the_command_line(tmp_path: Path, pairs) -> None:
     assert record["regions"] == ["0,0,80,64", "96,0,176,64"]
     assert record["weights"] == [1.0, 0.8]
     assert record["width"] == 176
+    routed = record["explained"]["subject"]["router_weights"]
+    assert [round(sum(weights), 2) for weights in routed] == [1.0, 1.0]
 
 
 @pytest.mark.parametrize(

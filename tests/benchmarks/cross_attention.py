@@ -61,7 +61,7 @@ def variants(options: argparse.Namespace) -> tuple[dict[str, Variant], dict[str,
     plain = Streams(target_grid=(options.grid, options.grid), context=(token_group(context),))
     injector = CrossAttentionInjector(CrossAttentionInjector.Config(dtype=options.dtype), backbone=model)
     injector.to(device).eval()
-    for layer in injector.values:
+    for layer in injector.values.values():
         torch.nn.init.normal_(layer.weight, std=0.02)
     tokens = torch.randn(1, 2, options.tokens, 4096, device=device, dtype=dtype)
 
@@ -169,18 +169,39 @@ def flops(run: Variant) -> int:
 
 
 def report(rows: dict[str, Variant], options: argparse.Namespace) -> None:
-    """Print the table. ``time x``: against the first row in the same round, median; ``FLOPs x``: counted."""
+    """Print the table. ``time x``: against the first row in the same round, median; ``FLOPs x``: counted; ``overhead``:
+    added time over added FLOPs, both as shares of the first row's."""
     times = measure(rows, options.repeats, options.device)
     counted = {name: flops(run) for name, run in rows.items()}
     first = next(iter(rows))
-    print(f"{'':40}{'ms':>10}{'time x':>9}{'GFLOPs':>10}{'FLOPs x':>9}{'time/FLOPs':>12}")
+    print(f"{'':40}{'ms':>10}{'time x':>9}{'GFLOPs':>10}{'FLOPs x':>9}{'overhead':>10}")
     for name, found in times.items():
         ratio = statistics.median(one / base for one, base in zip(found, times[first], strict=True))
         counts = counted[name] / counted[first]
-        print(
-            f"{name:40}{statistics.median(found):10.1f}{ratio:9.4f}{counted[name] / 1e9:10.1f}{counts:9.4f}"
-            f"{ratio / counts:12.3f}"
-        )
+        overhead = f"{(ratio - 1) / (counts - 1):10.2f}" if counts > 1 else ""
+        milliseconds = statistics.median(found)
+        print(f"{name:40}{milliseconds:10.1f}{ratio:9.4f}{counted[name] / 1e9:10.1f}{counts:9.4f}{overhead}")
+
+
+def attention_alone(options: argparse.Namespace) -> None:
+    """Print the rate of attention by itself: two references one after another, and in one batched call."""
+    heads, dtype, device = options.width // 128, getattr(torch, options.dtype), options.device
+    query = torch.randn(1, options.grid**2, heads, 128, device=device, dtype=dtype).transpose(1, 2)
+    keys, values = (torch.randn(2, heads, options.tokens, 128, device=device, dtype=dtype) for _ in range(2))
+
+    def attend(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        return torch.nn.functional.scaled_dot_product_attention(queries, keys, values)
+
+    rows = {
+        "two references, one after another": lambda: (
+            attend(query, keys[:1], values[:1]) + attend(query, keys[1:], values[1:])
+        ),
+        "two references, one batched call": lambda: attend(query.expand(2, -1, -1, -1), keys, values).sum(0),
+    }
+    times = measure(rows, 4 * options.repeats, device)
+    for name, found in times.items():
+        milliseconds = statistics.median(found)
+        print(f"{name:40}{milliseconds:10.1f}{'':9}{flops(rows[name]) / milliseconds / 1e6:10.1f} GFLOP/s")
 
 
 def arguments() -> argparse.Namespace:
@@ -216,6 +237,7 @@ def main() -> None:
     )
     report(ours, options)
     report(theirs, options)
+    attention_alone(options)
 
 
 if __name__ == "__main__":

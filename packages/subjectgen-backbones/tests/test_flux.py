@@ -109,6 +109,59 @@ def test_additions_run_in_every_attention_in_order(backbone):
         assert (layout.context, layout.target, layout.references) == (slice(0, 4), slice(4, 10), slice(10, 14))
 
 
+def rotated(values, positions, axes):
+    """Rotary positions (arXiv 2104.09864) as FLUX lays them out, written out: values (b, n, heads, e), ids (n, 3)."""
+    angles = []
+    for axis, width in enumerate(axes):
+        rates = 10000.0 ** (-torch.arange(0, width, 2, dtype=torch.float64) / width)
+        angles.append(positions[:, axis, None].double() * rates)
+    angles = torch.cat(angles, dim=1)[None, :, None]
+    pairs = values.double().unflatten(-1, (-1, 2))
+    cosine, sine = angles.cos(), angles.sin()
+    first, second = pairs[..., 0], pairs[..., 1]
+    return torch.stack([first * cosine - second * sine, first * sine + second * cosine], dim=-1).flatten(3)
+
+
+def normalized(values, norm):
+    """RMSNorm written out."""
+    scale = (values.double().square().mean(-1, keepdim=True) + norm.eps).rsqrt()
+    return values.double() * scale * norm.weight.double()
+
+
+def test_additions_get_position_encoded_queries_and_act_before_the_projection(backbone):
+    """From the weights alone: q = rope(norm(W_q x)) for every token, and what an addition returns is projected."""
+    streams = make_streams(backbone, grid=(2, 3), context=4, references=((2, 2),))
+    seen, inputs, projected = {}, {}, {}
+    transformer = backbone.transformer
+    attentions = [transformer.get_submodule(site.name) for site in backbone.attention_sites]
+    for number, attention in enumerate(attentions):
+        attention.register_forward_pre_hook(
+            lambda _, __, keywords, number=number: inputs.update({number: keywords}), with_kwargs=True
+        )
+        if attention.added_kv_proj_dim is not None:
+            for name, layer in (("context", attention.to_add_out), ("image", attention.to_out[0])):
+                layer.register_forward_pre_hook(lambda _, given, key=(number, name): projected.update({key: given[0]}))
+
+    def addition(site, query, output, layout):
+        seen[site] = query, output * 2 + query, layout
+        return seen[site][1]
+
+    with torch.no_grad():
+        velocity(backbone, replace(streams, attention=(addition,)))
+    ids = torch.cat([torch.zeros(4, 3), target_position_ids((2, 3)), streams.image[0].position_ids])
+    for number, (attention, site) in enumerate(zip(attentions, backbone.attention_sites, strict=True)):
+        query, returned, layout = seen[number]
+        given = inputs[number]
+        parts = [normalized(attention.to_q(given["hidden_states"]).unflatten(-1, (site.heads, -1)), attention.norm_q)]
+        if attention.added_kv_proj_dim is not None:
+            context = attention.add_q_proj(given["encoder_hidden_states"]).unflatten(-1, (site.heads, -1))
+            parts.insert(0, normalized(context, attention.norm_added_q))
+            for name, tokens in (("context", layout.context), ("image", slice(layout.target.start, None))):
+                torch.testing.assert_close(projected[number, name], returned[:, tokens].flatten(2))
+        expected = rotated(torch.cat(parts, dim=1), ids, transformer.config.axes_dims_rope)
+        torch.testing.assert_close(query.double(), expected, rtol=1e-4, atol=1e-5)
+
+
 def test_sites_are_named_as_the_modules(backbone):
     for site in backbone.attention_sites:
         assert backbone.transformer.get_submodule(site.name).heads == site.heads

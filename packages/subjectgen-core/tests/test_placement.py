@@ -162,3 +162,22 @@ def test_a_mistake_names_sample_and_reference(message: str, wrong: Reference) ->
             place_references(samples, GRID)
         assert str(caught.value).startswith(place)
         assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(("pixels", "tokens"), [(3, 2), (7, 3), (5, 5), (2, 6), (100, 7)])
+def test_shares_are_exact_where_sizes_do_not_divide(pixels: int, tokens: int) -> None:
+    """By counting on a grid fine enough for both."""
+    mask = (torch.rand(1, pixels, pixels, generator=torch.Generator().manual_seed(pixels)) > 0.5).float()
+    mask[0, 0, 0] = 1
+    sample = Sample(references=(Reference(image=torch.zeros(3, 4, 4), region_mask=mask),))
+    place = place_references([sample], (tokens, tokens))
+    assert place is not None
+    fine = mask[0].repeat_interleave(tokens, 0).repeat_interleave(tokens, 1)
+    counted = fine.unflatten(0, (tokens, pixels)).unflatten(2, (tokens, pixels)).mean(dim=(1, 3))
+    torch.testing.assert_close(place.regions[0, 0], counted, rtol=0, atol=1e-6)
+    full = place_references(
+        [Sample(references=(Reference(image=torch.zeros(3, 4, 4), region_mask=torch.ones(1, pixels, pixels)),))],
+        (tokens, tokens),
+    )
+    assert full is not None
+    assert torch.equal(full.regions, torch.ones(1, 1, tokens, tokens)), "exactly 1, for bit-equality"

@@ -251,3 +251,19 @@ def test_mistakes_name_file_line_and_key(
     with pytest.raises(kind) as caught:
         plugins.build("aggregators", spec, where="a", file="x.yaml", lines=lines, width=3)
     assert message in str(caught.value)
+
+
+def test_one_name_from_two_entry_points_of_one_distribution() -> None:
+    """No YAML could choose between them."""
+    plugins = Plugins.empty()
+
+    def module() -> ModuleType:
+        made = ModuleType("made")
+        component = Component(name="mean", target="a:B", summary="s")
+        made.subjectgen_aggregators = hookimpl(lambda: [component])  # type: ignore[attr-defined]
+        return made
+
+    plugins.register(module(), distribution="acme")
+    with pytest.raises(ComponentError, match="acme offers aggregator 'mean' from two entry points"):
+        plugins.register(module(), distribution="acme")
+    assert len(plugins.components("aggregators")) == 1

@@ -149,6 +149,8 @@ def test_variants_are_the_experiment_with_changes(write, checkpoints) -> None:
             "two variants are called 'same'",
         ),
         ({"one": {"dataset": {"name": "d"}, "metrics": []}}, "metrics"),
+        ({"../one": {"dataset": {"name": "d"}, "metrics": [{"name": "m"}]}}, "comparisons"),
+        ({"one": {"dataset": {"name": "d"}, "metrics": [{"name": "m"}], "variants": {"../../x": {}}}}, "variants"),
         ({"one": {"dataset": {"name": "d"}, "metric": []}}, "metric"),
     ],
 )
@@ -177,3 +179,43 @@ def test_check_counts_without_building(write, capsys) -> None:
     parts = json.loads(capsys.readouterr().out)["parts"]
     assert parts["backbone"]["parameters"] - parts["backbone"]["trainable"] == 11_901_408_320
     assert parts["branches.mllm.aggregator"]["trainable"] > 0
+
+
+def test_a_headline_that_is_not_there_loses_nothing() -> None:
+    from subjectgen.runner.comparing import line
+
+    said = line("plain", {"scene_accuracy": 0.5}, ["scene_acuracy", "scene_accuracy"])
+    assert "no score 'scene_acuracy'; did you mean 'scene_accuracy'?" in said
+    assert "scene_accuracy 50.0%" in said
+
+
+def test_two_metrics_with_one_name_are_refused(write) -> None:
+    from subjectgen.runner.comparing import compare
+    from subjectgen.runner.pipeline import SubjectPipeline
+
+    metric = {"name": "toy_scores", "toys": 4}
+    comparison = {
+        "dataset": {"name": "held_out_toys", "toys": 4, "scenes": 1},
+        "metrics": [metric, {**metric, "seed": 3}],
+        "sensitivity": False,
+    }
+    pipeline = SubjectPipeline.from_experiment(
+        write({"comparisons": {"toys": comparison}, "schedule": {"steps": 1}}), device="cpu"
+    )
+    settings = pipeline.system.experiment.settings.comparisons["toys"]
+    with pytest.raises(InputError, match=r"comparisons\.toys\.metrics\.1: an earlier metric gives"):
+        compare(pipeline, "toys", settings, say=print)
+
+
+def test_weights_trained_with_other_layers_are_refused(system, tmp_path) -> None:
+    """They would fit by their shapes."""
+    from subjectgen.core import CheckpointError
+
+    system().save_trained(tmp_path)
+    other = {"branches": {"mllm": {"aggregator": {"name": "dla", "layers": {"text": "0-8", "image": "all"}}}}}
+    system(other).load_trained(str(tmp_path))  # the same layers in other words
+    fewer = {"branches": {"mllm": {"aggregator": {"name": "dla", "layers": {"text": "0-3", "image": "0-3"}}}}}
+    later = {"branches": {"mllm": {"aggregator": {"name": "dla", "layers": {"text": "4-7", "image": "4-7"}}}}}
+    system(fewer).save_trained(tmp_path / "fewer")
+    with pytest.raises(CheckpointError, match=r"trained with layers\.text: \[0, 1, 2, 3\]; .* says \[4, 5, 6, 7\]"):
+        system(later).load_trained(str(tmp_path / "fewer"))

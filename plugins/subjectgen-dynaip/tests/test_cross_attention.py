@@ -9,7 +9,16 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings, strategies as st
 
-from subjectgen.core import AttentionLayout, Backbone, ComponentError, Conditioning, Latents, Placement, Streams
+from subjectgen.core import (
+    AttentionLayout,
+    Backbone,
+    ComponentError,
+    Conditioning,
+    InputError,
+    Latents,
+    Placement,
+    Streams,
+)
 from subjectgen.testing import InjectorContract
 from subjectgen.testing.backbone import make_streams, velocity
 from subjectgen_dynaip.cross_attention import CrossAttentionInjector
@@ -35,7 +44,7 @@ def build(backbone: Backbone, *, trained: bool = True, **options: object) -> Cro
     torch.manual_seed(1)
     injector = CrossAttentionInjector(CrossAttentionInjector.Config(width=WIDTH, **options), backbone=backbone)
     if trained:
-        for value in injector.values:
+        for value in injector.values.values():
             torch.nn.init.normal_(value.weight, std=0.5)
     return injector.eval()
 
@@ -70,15 +79,14 @@ class PlainLoop:
         self.streams, self.strengths, self.regions = streams, strengths, regions
 
     def __call__(self, site, query, output, layout):
-        place = self.injector.sites.index(site)
         heads, width = query.shape[2:]
         result = output.double().clone()
         readers = {"text": layout.context, "image": layout.target, "references": layout.references}
         for row in range(len(query)):
             for number in sorted(set(self.conditioning.reference[row].tolist())):
                 own = self.conditioning.tokens[row][self.conditioning.reference[row] == number].double()
-                keys = own @ self.injector.keys[place].weight.double().T
-                values = own @ self.injector.values[place].weight.double().T
+                keys = own @ self.injector.keys[str(site)].weight.double().T
+                values = own @ self.injector.values[str(site)].weight.double().T
                 for name in self.streams:
                     for position in range(readers[name].start, readers[name].stop):
                         factor = self.strengths[number]
@@ -325,7 +333,7 @@ def test_keys_and_values_are_computed_once_for_all_steps(backbone):
     """Streams of a stage serve all its steps: the linear layers run when they are made, and never again."""
     calls = []
     injector = build(backbone)
-    for layer in (*injector.keys, *injector.values):
+    for layer in (*injector.keys.values(), *injector.values.values()):
         layer.register_forward_hook(lambda *_: calls.append(1))
     streams = injector(make_streams(backbone), conditioning())
     assert len(calls) == 2 * len(backbone.attention_sites)
@@ -366,3 +374,29 @@ def test_regions_need_to_know_whose_a_token_is(backbone):
     said = replace(conditioning(), reference=None)
     with pytest.raises(ComponentError, match="does not say which token"):
         build(backbone)(streams, said)
+
+
+def test_a_region_too_thin_for_binary_masks_is_refused(backbone):
+    thin = torch.full((2, 4), 0.25)
+    streams = placed(make_streams(backbone, grid=(2, 4)), thin, torch.ones(2, 4))
+    with pytest.raises(InputError, match=r"region of reference 1: covers no token by half \(at most 0\.25\)"):
+        build(backbone, masks="binary")(streams, conditioning())
+
+
+def test_only_reference_tokens_that_are_not_there(backbone):
+    streams = build(backbone, inference_streams=("references",))(make_streams(backbone, references=()), conditioning())
+    with pytest.raises(ComponentError, match="there are no reference tokens"):
+        velocity(backbone, streams)
+
+
+def test_weights_of_other_sites_do_not_load(backbone):
+    one, other = build(backbone, sites=(0, 1)), build(backbone, sites=(1, 2))
+    with pytest.raises(RuntimeError, match=r"keys\.0"):
+        other.load_state_dict(one.state_dict())
+
+
+def test_a_pass_without_gradients_does_not_end_those_of_the_next(backbone):
+    streams = build(backbone).train()(make_streams(backbone), conditioning())
+    with torch.no_grad():
+        velocity(backbone, streams)
+    assert velocity(backbone, streams).requires_grad

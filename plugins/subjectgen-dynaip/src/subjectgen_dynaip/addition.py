@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional
 
-from subjectgen.core import AttentionLayout
+from subjectgen.core import AttentionLayout, ComponentError
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -100,13 +100,18 @@ class CrossAttention:
     def _like(self, query: Tensor, site: int) -> tuple[Tensor, Tensor]:
         """Keys and values in the backbone's dtype; cast once where no gradient would have to find its way back."""
         keys, values = (part.to(query) for part in self._keys_values[site])
-        if not torch.is_grad_enabled():
+        if not torch.is_grad_enabled() and not self._keys_values[site][0].requires_grad:
             self._keys_values[site] = keys, values
         return keys, values
 
     def _span(self, layout: AttentionLayout) -> tuple[int, int]:
         """From the first token that reads to the last."""
         chosen = [tokens for name, tokens in _streams(layout) if name in self._streams]
+        if self._streams == {"references"} and layout.references.start == layout.references.stop:
+            raise ComponentError(
+                "injector 'cross_attention': only streams: [references] reads, but there are no reference tokens; "
+                "expected image, or a branch with reference_tokens"
+            )
         return chosen[0].start, chosen[-1].stop
 
     def _readers(self, speaker: Speaker, layout: AttentionLayout) -> list[tuple[slice | Tensor, Tensor | None]]:

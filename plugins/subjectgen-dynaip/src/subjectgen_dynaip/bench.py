@@ -191,7 +191,7 @@ def _entries(file: Path) -> Iterator[tuple[str, int, object]]:
         root = loader.get_single_node()
         nodes = root.value if isinstance(root, yaml.MappingNode) else ()
         entries = [(str(k.value), k.start_mark.line + 1, loader.construct_object(v, True)) for k, v in nodes]
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:  # a date such as 2024-13-45 is a ValueError
         raise InputError(f"{file}: cannot be read: {' '.join(str(error).split())}") from None
     if not entries:
         raise InputError(f"{file}: no entries; expected names of subjects with type, class, image and mask")

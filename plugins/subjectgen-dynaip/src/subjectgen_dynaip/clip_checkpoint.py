@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 from transformers import CLIPVisionConfig, CLIPVisionModel
 from transformers.utils import cached_file
@@ -35,6 +35,17 @@ class ClipArchitecture(Config):
     """Pixels of the square picture's side."""
     patch_size: int = Field(default=14, ge=1)
     """Pixels of a patch's side."""
+
+    @model_validator(mode="after")
+    def _a_patch_fits(self) -> ClipArchitecture:
+        if self.patch_size > self.image_size:
+            raise ValueError(f"patch_size: got {self.patch_size}; expected at most image_size, {self.image_size}")
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"num_attention_heads: got {self.num_attention_heads}; expected a divisor of hidden_size, "
+                f"{self.hidden_size}"
+            )
+        return self
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,14 +9,23 @@ inference is the dynamic decoupling (Eq. 2-3).
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 import torch
 from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
-from subjectgen.core import Backbone, ComponentError, Conditioning, Config as BaseConfig, Latents, Placement, Streams
+from subjectgen.core import (
+    Backbone,
+    ComponentError,
+    Conditioning,
+    Config as BaseConfig,
+    InputError,
+    Latents,
+    Placement,
+    Streams,
+)
 from subjectgen_dynaip.addition import CrossAttention, Speaker
 from subjectgen_dynaip.grouping import TokensByReference, by_reference
 
@@ -38,12 +47,14 @@ class CrossAttentionInjector(nn.Module):
         """Tokens that read in training (Eq. 4). ``references``: image tokens of other branches' references."""
         inference_streams: tuple[Stream, ...] = Field(default=("image",), min_length=1)
         """Tokens that read at inference; ``[image]`` is the dynamic decoupling, ``[text, image]`` is without it."""
-        scale: float | tuple[float, ...] = 1.0
-        """Lambda of every reference, or one number for each; multiplied by ``Reference.weight``."""
+        scale: float | Annotated[tuple[float, ...], Field(min_length=1)] = 1.0
+        """Lambda of every reference, or one number for each; multiplied by ``Reference.weight``. With one for each,
+        tokens of no reference have 1."""
         masks: Literal["soft", "binary"] = "soft"
         """A token that a region covers in part: by its share, or wholly from one half on and not at all below."""
         sites: tuple[int, ...] | None = Field(default=None, min_length=1)
-        """Attentions that get the addition, counted in running order; null: all (19 double and 38 single in FLUX)."""
+        """Attentions that get the addition, counted in running order; null: all (19 double and 38 single in FLUX).
+        Trained with the weights: others of the same number are refused."""
         key_norm: bool = False
         """RMS-normalize keys per head, without weights."""
         dtype: Literal["float32", "bfloat16"] = "float32"
@@ -64,16 +75,25 @@ class CrossAttentionInjector(nn.Module):
         self.sites = self._chosen_sites(backbone)
         self.dtype: torch.dtype = getattr(torch, config.dtype)
         widths = [backbone.attention_sites[site].width for site in self.sites]
-        self.keys = nn.ModuleList(self._linear(width) for width in widths)
-        self.values = nn.ModuleList(self._linear(width, zero=True) for width in widths)
+        names = [str(site) for site in self.sites]  # weights of one site never load into another
+        self.keys = nn.ModuleDict({name: self._linear(width) for name, width in zip(names, widths, strict=True)})
+        self.values = nn.ModuleDict(
+            {name: self._linear(width, zero=True) for name, width in zip(names, widths, strict=True)}
+        )
         self._head_widths = [backbone.attention_sites[site].head_width for site in self.sites]
+
+    @property
+    def defining(self) -> dict[str, object]:
+        """Options that trained weights depend on beside their shapes."""
+        return {"key_norm": self.config.key_norm}
 
     def forward(self, streams: Streams, conditioning: Conditioning | Latents) -> Streams:
         """The streams with this conditioning's cross-attention added; keys and values are computed here, once.
 
         Raises:
-            ComponentError: latents, tokens of another width, or regions without knowing which token is whose.
-            InputError: fewer scales than references.
+            ComponentError: latents, tokens of another width, regions without knowing which token is whose, or fewer
+                scales than references.
+            InputError: a region that ``masks: binary`` leaves without any token.
         """
         if not isinstance(conditioning, Conditioning):
             raise ComponentError("injector 'cross_attention' got latents; expected conditioning tokens")
@@ -118,7 +138,7 @@ class CrossAttentionInjector(nn.Module):
         """Keys and values (b, k, heads, g, e) for each site."""
         tokens = grouped.tokens.to(self.dtype)
         pairs = []
-        for key, value, head_width in zip(self.keys, self.values, self._head_widths, strict=True):
+        for key, value, head_width in zip(self.keys.values(), self.values.values(), self._head_widths, strict=True):
             keys, values = (_heads(layer(tokens), head_width) for layer in (key, value))
             if self.config.key_norm:
                 keys = nn.functional.rms_norm(keys, (head_width,), eps=1e-6)
@@ -140,18 +160,28 @@ class CrossAttentionInjector(nn.Module):
                 f"injector 'cross_attention': tokens of reference {number + 1}, but only "
                 f"{placement.regions.shape[1]} references are placed"
             )
-        region = placement.regions[:, number].flatten(1)
-        return region if self.config.masks == "soft" else (region >= 0.5).to(region)
+        soft = placement.regions[:, number].flatten(1)
+        if self.config.masks == "soft":
+            return soft
+        region = (soft >= 0.5).to(soft)
+        if bool((soft.any(dim=1) & ~region.any(dim=1)).any()):
+            raise InputError(
+                f"region of reference {number + 1}: covers no token by half (at most {float(soft.max()):.2f}), so that "
+                "masks: binary would leave the reference out; expected a larger region, or masks: soft"
+            )
+        return region
 
     def _scale(self, number: int) -> float:
         scale = self.config.scale
         if not isinstance(scale, tuple):
             return scale
+        if number < 0:
+            return 1.0
         if number >= len(scale):
             raise ComponentError(
                 f"injector 'cross_attention': scale has {len(scale)} numbers, but there is a reference {number + 1}"
             )
-        return scale[max(number, 0)]
+        return scale[number]
 
 
 def _heads(tokens: Float[Tensor, "b k g c"], head_width: int) -> Float[Tensor, "b k heads g e"]:

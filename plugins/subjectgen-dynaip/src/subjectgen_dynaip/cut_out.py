@@ -32,6 +32,8 @@ def cut_out(
     Raises:
         InputError: values of the picture outside [0, 1]; a mask of another size, empty, or with values outside [0, 1].
     """
+    if not image.numel():
+        raise InputError(f"reference: is {image.shape[-2]}x{image.shape[-1]}; expected a picture with pixels")
     if not bool(torch.isfinite(image).all()) or float(image.min()) < 0 or float(image.max()) > 1:
         raise InputError("reference: has values outside [0, 1]; expected an RGB picture in [0, 1]")
     if mask is not None:

@@ -72,6 +72,11 @@ class LevelAggregator(nn.Module, ABC):
         )
 
     @property
+    def defining(self) -> dict[str, object]:
+        """Options that trained weights depend on beside their shapes."""
+        return {"layers": list(self.layers)}
+
+    @property
     def dtype(self) -> torch.dtype:
         """The dtype it computes in."""
         return next(self.parameters()).dtype

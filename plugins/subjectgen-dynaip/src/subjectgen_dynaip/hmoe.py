@@ -118,6 +118,19 @@ class HierarchicalExperts(LevelAggregator):
         weights = self._routed(features, groups, count).float()
         return (weights * present[..., None])[:, 1:]
 
+    def explain(self, features: Features) -> list[dict[str, object]]:
+        """What is recorded beside the images of each sample: the router's weights by reference, and those in use."""
+        rows = self.router_weights(features).cpu()
+        counts = [int(row[mask].max()) + 1 if bool(mask.any()) else 0 for row, mask in _references(features)]
+        used = None if self.weights is None else list(self.weights)
+        return [
+            {
+                "router_weights": [[round(w, 4) for w in reference] for reference in row[:count].tolist()],
+                "weights": used,
+            }
+            for row, count in zip(rows, counts, strict=True)
+        ]
+
     def fuse(self, features: Features, places: Int[Tensor, " t"]) -> Float[Tensor, "t d"]:
         """Weigh and add the experts' tokens."""
         weights = self._token_weights(features, places)
@@ -147,6 +160,11 @@ class HierarchicalExperts(LevelAggregator):
         valid = features.mask[..., None]
         means = [share @ torch.where(valid, self.state(features, layer), 0).to(share) for layer in self.layers]
         return self.router(torch.stack(means, dim=2).to(self.dtype))
+
+
+def _references(features: Features) -> list[tuple[Tensor, Tensor]]:
+    """Reference numbers of each row, and which tokens are of one."""
+    return [(row, row >= 0) for row in features.reference]
 
 
 def token_groups(features: Features) -> tuple[Int[Tensor, "b l"], int]:

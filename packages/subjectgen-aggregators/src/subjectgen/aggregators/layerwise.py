@@ -85,6 +85,11 @@ class LayerwiseAggregator(TokenAggregator):
         self.layers = tuple(sorted(last.union(*self.modality_layers.values())))
         self.set_zero_out(text=config.zero_out.text, image=config.zero_out.image, mode=config.zero_out_mode)
 
+    @property
+    def defining(self) -> dict[str, object]:
+        """Options that trained weights depend on beside their shapes: hidden states per modality."""
+        return {f"layers.{_MODALITIES[modality]}": list(layers) for modality, layers in self.modality_layers.items()}
+
     def set_zero_out(
         self, *, text: Any = (), image: Any = (), mode: Literal["features", "weights"] | None = None
     ) -> None:

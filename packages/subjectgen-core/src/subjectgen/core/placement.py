@@ -6,12 +6,12 @@ so a token on its border is covered in part; whoever wants it binary cuts at one
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn import functional
 
 from subjectgen.core.contracts import Placement, Reference, Sample
 from subjectgen.core.errors import InputError
@@ -51,6 +51,8 @@ def _region(reference: Reference, grid: tuple[int, int], place: str) -> Float[Te
     if mask is None:
         return torch.ones(grid)
     mask = mask.detach().float().cpu()
+    if mask.ndim != 3 or mask.shape[0] != 1 or not mask.numel():
+        raise InputError(f"{place}: the region mask has shape {tuple(mask.shape)}; expected 1 x height x width")
     if not bool(torch.isfinite(mask).all()) or float(mask.min()) < 0 or float(mask.max()) > 1:
         raise InputError(f"{place}: the region mask has values outside [0, 1]; expected 1 inside and 0 outside")
     if not bool((mask > 0).any()):
@@ -62,11 +64,20 @@ def _region(reference: Reference, grid: tuple[int, int], place: str) -> Float[Te
             f"{place}: the region mask is {height}x{width}; expected the aspect ratio of the target, "
             f"{grid[0]}:{grid[1]} (height:width), such as {round(width * grid[0] / grid[1])}x{width}"
         )
-    return functional.interpolate(mask[None], size=grid, mode="area")[0, 0]
+    shares = _overlaps(height, grid[0]) @ mask[0].double() @ _overlaps(width, grid[1]).T
+    return shares.round(decimals=6).float()  # a full mask is exactly 1
+
+
+def _overlaps(pixels: int, tokens: int) -> Float[Tensor, "tokens pixels"]:
+    """Share of each token that each pixel covers along one axis; exact also where the numbers do not divide."""
+    edges = torch.arange(tokens + 1, dtype=torch.float64) * pixels / tokens
+    left = torch.arange(pixels, dtype=torch.float64)
+    shared = torch.minimum(edges[1:, None], left + 1) - torch.maximum(edges[:-1, None], left)
+    return shared.clamp(min=0) * tokens / pixels
 
 
 def _weight(reference: Reference, place: str) -> float:
-    if not torch.isfinite(torch.tensor(reference.weight)):
+    if not isinstance(reference.weight, (int, float)) or not math.isfinite(reference.weight):
         raise InputError(f"{place}: weight is {reference.weight}; expected a finite number")
     return reference.weight
 

@@ -229,6 +229,7 @@ class Plugins:
             self._manager.register(plugin, name=f"{distribution}#{len(self._manager.get_plugins())}")
             self._check_hooks(plugin)
             offered = {kind: self._offered(kind, plugin) for kind in KINDS}
+            self._check_own_names(distribution, offered)
         except BaseException:
             if self._manager.is_registered(plugin):
                 self._manager.unregister(plugin)
@@ -257,6 +258,14 @@ class Plugins:
         for name in known:
             if callable(getattr(plugin, name, None)) and self._manager.parse_hookimpl_opts(plugin, name) is None:
                 raise ComponentError(f"{name} is not marked with @hookimpl")
+
+    def _check_own_names(self, distribution: str, offered: Mapping[str, tuple[Component, ...]]) -> None:
+        """Two entry points of one distribution must not offer one name: no YAML could choose between them."""
+        for before in self._plugins:
+            for kind, components in offered.items() if before.distribution == distribution else ():
+                twice = {c.name for c in components} & {c.name for c in before.components.get(kind, ())}
+                if twice:
+                    raise ComponentError(f"{distribution} offers {kind[:-1]} {min(twice)!r} from two entry points")
 
     def _offered(self, kind: str, plugin: object) -> tuple[Component, ...]:
         """Ask this plugin alone, so that what it raises is its own fault."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -27,6 +28,9 @@ from subjectgen.core.checkpoint import atomic_write
 from subjectgen.core.plugins import Plugins
 from subjectgen.runner.experiment import BranchSettings, Experiment
 
+DEFINING = "defining"
+"""In a file's header: options that the weights depend on beside their shapes, of parts that name such."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Branch:
@@ -41,17 +45,28 @@ class Branch:
 class System:
     """All parts of an experiment, on one device."""
 
-    def __init__(self, experiment: Experiment, plugins: Plugins, *, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self,
+        experiment: Experiment,
+        plugins: Plugins,
+        *,
+        device: torch.device | str = "cpu",
+        reuse: System | None = None,
+    ) -> None:
+        """Build all parts; from ``reuse``, a system of the same weights, those that are the same and stay unchanged."""
         self.experiment, self.plugins, self.device = experiment, plugins, torch.device(device)
         self.trained: str | None = None
         """Where the trained parts were loaded from."""
-        self._encoders: dict[str, Any] = {}
+        self._encoders: dict[str, Any] = dict(reuse._encoders) if reuse else {}
         settings = experiment.settings
+        same = reuse is not None and reuse.experiment.settings.backbone == settings.backbone
         self.use_schedule(settings.schedule)
         with torch.random.fork_rng(devices=[]):  # new parts start from the experiment's seed, the caller's stays
             torch.manual_seed(settings.seed)
             with self._place():
-                self.backbone: Any = self._build("backbones", settings.backbone, "backbone")
+                self.backbone: Any = (
+                    reuse.backbone if reuse and same else self._build("backbones", settings.backbone, "backbone")
+                )
             self.autoencoder = self._encoder(settings.autoencoder, "autoencoder")
             self._check_autoencoder()
             self.branches = {name: self._branch(name, branch) for name, branch in settings.branches.items()}
@@ -107,7 +122,8 @@ class System:
             state = {key: value.detach().cpu().contiguous() for key, value in part.state_dict().items()}
             if state:
                 with atomic_write(folder / f"{name}.safetensors") as path:
-                    save_file(state, path, metadata={"part": name, "class": type(part).__name__})
+                    defining = json.dumps(getattr(part, "defining", {}))
+                    save_file(state, path, metadata={"part": name, "class": type(part).__name__, DEFINING: defining})
 
     def load_trained(self, name: str) -> None:
         """Read what :meth:`save_trained` wrote.
@@ -224,8 +240,11 @@ def _load_part(path: Path, part: nn.Module) -> None:
         raise CheckpointError(f"{path}: missing; expected the trained weights of {path.stem}")
     try:
         state = load_file(path)
+        with safe_open(path, framework="pt") as file:
+            trained = json.loads((file.metadata() or {}).get(DEFINING, "{}"))
     except Exception as error:  # safetensors raises its own errors and OSError for truncated files
         raise CheckpointError(f"{path}: cannot be read: {error}") from error
+    _check_defining(path, trained, getattr(part, "defining", {}))
     own = part.state_dict()
     for key in own.keys() | state.keys():
         if key not in own or key not in state or own[key].shape != state[key].shape:
@@ -235,3 +254,10 @@ def _load_part(path: Path, part: nn.Module) -> None:
                 f"{path}: {key}: got {found}; expected {expected}: it was trained with another {path.stem}"
             )
     part.load_state_dict({key: value.to(own[key].dtype) for key, value in state.items()})
+
+
+def _check_defining(path: Path, trained: Mapping[str, Any], own: Mapping[str, Any]) -> None:
+    """Refuse weights that would fit by their shapes and mean something else; files without a note of it pass."""
+    for option, value in trained.items():
+        if option in own and own[option] != value:
+            raise CheckpointError(f"{path}: trained with {option}: {value}; the experiment says {own[option]}")

@@ -9,7 +9,7 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
-from subjectgen.core import Sample
+from subjectgen.core import InputError, Sample, nearest
 from subjectgen.core.config import merge
 from subjectgen.runner import sampling
 from subjectgen.runner.experiment import ComparisonSettings, Experiment
@@ -67,8 +67,12 @@ def compare(
             metric.update(result.samples, list(images))
             if number not in judges:  # a judge is the same for all variants
                 judges[number] = metric.judge_accuracy() if hasattr(metric, "judge_accuracy") else {}
-            scores |= {**metric.compute(), **judges[number]}
-        if settings.sensitivity:
+            found = {**metric.compute(), **judges[number]}
+            twice = sorted(scores.keys() & found.keys())
+            if twice:
+                raise InputError(f"{where}.metrics.{number}: an earlier metric gives {twice[0]!r} too; leave one out")
+            scores |= found
+        if settings.sensitivity and len(seeds) > 1:
             shift = sensitivity(changed, result.samples[:: max(len(seeds) // PROBED, 1)], seeds)
             scores |= {"seed_change": shift.pop("seed_change"), "sensitivity": shift}
         result.images[variant], result.scores[variant] = images, scores
@@ -98,6 +102,9 @@ def line(name: str, scores: Mapping[str, Any], headline: Sequence[str] | None = 
     chosen = headline or [key for key in scores if key.partition("_")[0] in judged and key not in judged.values()]
     parts = []
     for key in chosen:
+        if key not in scores:  # hours of pictures are not lost for a name that is not there
+            parts.append(f"no score {key!r}{nearest(key, scores)}")
+            continue
         judge = judged.get(key.partition("_")[0])
         share = not key.endswith("_difference")
         value = f"{scores[key]:.1%}" if share else f"{scores[key]:.1f}"
@@ -107,11 +114,15 @@ def line(name: str, scores: Mapping[str, Any], headline: Sequence[str] | None = 
 
 
 def _changed(pipeline: SubjectPipeline, change: Mapping[str, Any]) -> SubjectPipeline:
-    """The experiment built anew with some values changed, and the same trained weights."""
+    """The experiment with some values changed and the same trained weights; parts that stay the same are shared."""
     system = pipeline.system
     loaded = replace(system.experiment.loaded, values=merge(system.experiment.values, change))
     return SubjectPipeline.from_experiment(
-        Experiment(loaded), device=str(system.device), plugins=system.plugins, trained=system.trained
+        Experiment(loaded),
+        device=str(system.device),
+        plugins=system.plugins,
+        trained=system.trained,
+        reuse=system if system.trained else None,  # untrained parts are drawn in the order in which all are built
     )
 
 

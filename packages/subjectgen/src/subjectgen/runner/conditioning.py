@@ -6,6 +6,7 @@ everywhere: in a stage, in dropout, in the negative pass.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -156,6 +157,9 @@ def placement(system: System, samples: Sequence[Sample], target_grid: tuple[int,
             "a reference has a region mask or a weight, but no injector of this experiment heeds them; expected one "
             "that treats each reference by itself (list: subjectgen components --kind injectors)"
         )
+    for name, branch in system.branches.items():
+        if "references" in branch.encoder.inputs and not getattr(branch.injector, "places_references", False):
+            warnings.warn(f"branch {name} reads references, but heeds neither their regions nor weights", stacklevel=2)
     return Placement(regions=place.regions.to(system.device), weights=place.weights.to(system.device))
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from subjectgen.core import InputError, Reference, nearest
@@ -123,10 +124,18 @@ def _own_picture(
             save_image(image, path, record)
             say(f"wrote {path}")
         columns.append(torch.cat(list(result.tensors), dim=-2))
-    first = fit_image(references[0].image, (size.height, size.width), "pad")
-    blank = torch.ones(3, size.height * (len(prompts) - 1), size.width)
-    sheet = to_pil(torch.cat([torch.cat([first, blank], dim=-2), *columns], dim=-1))
-    sheet = sheet.resize((sheet.width * 2, sheet.height * 2), 0)
+    sheet = _side_by_side([fit_image(references[0].image, (size.height, size.width), "pad"), *columns])
     with atomic_write(out / "sheet.png") as path:
         sheet.save(path, format="PNG")
     say(f"wrote {out / 'sheet.png'} (columns: reference, {', '.join(changes)})")
+
+
+def _side_by_side(columns: Sequence[Tensor]) -> Image.Image:
+    """Pictures of any heights, doubled in size, on white."""
+    pictures = [to_pil(column) for column in columns]
+    sheet = Image.new("RGB", (sum(p.width for p in pictures), max(p.height for p in pictures)), "white")
+    left = 0
+    for picture in pictures:
+        sheet.paste(picture, (left, 0))
+        left += picture.width
+    return sheet.resize((sheet.width * 2, sheet.height * 2), Image.Resampling.NEAREST)

@@ -12,6 +12,8 @@ from pydantic import Field, model_validator
 from subjectgen.core import Config
 from subjectgen.core.config import Loaded, load, merge
 
+Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")]
+"""A name that may become part of a file's: letters, digits, _ and -."""
 Part = dict[str, Any]
 """``{name: ..., **options}``; the options are the named component's."""
 
@@ -62,7 +64,7 @@ class TrainingSettings(Config):
     phases: tuple[PhaseSettings, ...] = Field(min_length=1)
     """One after another; the optimizer starts afresh in each."""
     batch_size: int = Field(default=16, ge=1)
-    """Samples per step and process."""
+    """Samples per step."""
     learning_rate: float = Field(default=1e-5, gt=0)
     """AdamW's learning rate (paper 4.1: 1e-5)."""
     lr_schedule: Literal["constant", "linear", "cosine"] = "constant"
@@ -98,7 +100,7 @@ class ComparisonSettings(Config):
     """Components of kind metrics; their scores must have different names."""
     changes: dict[str, Any] = Field(default_factory=dict)
     """Changed in all variants, such as ``image: {width: 176}``."""
-    variants: dict[str, dict[str, Any]] = Field(default_factory=_plain, min_length=1)
+    variants: dict[Name, dict[str, Any]] = Field(default_factory=_plain, min_length=1)
     """By name: what differs from the experiment, as a tree of its keys."""
     headline: tuple[str, ...] | None = None
     """Scores that are printed; null: those with a judge's accuracy. All are written."""
@@ -119,7 +121,7 @@ class ExperimentSettings(Config):
     """Name of the run; null: the file's."""
     seed: int = Field(default=0, ge=0, lt=2**63)
     """Seed of weights, data order, noise and dropout."""
-    branches: dict[Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")], BranchSettings] = Field(min_length=1)
+    branches: dict[Name, BranchSettings] = Field(min_length=1)
     """By name (letters, digits, _ and -), in the order in which their tokens follow each other."""
     backbone: Part
     """Component of kind backbones."""
@@ -133,7 +135,7 @@ class ExperimentSettings(Config):
     """Null for experiments that only generate."""
     finder: Part | None = None
     """Component of kind finders, for masks that are asked for by a phrase."""
-    comparisons: dict[str, ComparisonSettings] = Field(default_factory=dict)
+    comparisons: dict[Name, ComparisonSettings] = Field(default_factory=dict)
     """What ``subjectgen demo`` shows, by name."""
     trained: str | None = None
     """Folder or ``package:...`` with trained parts, loaded for generating; training starts from untrained ones."""

@@ -44,7 +44,9 @@ def generate_files(
     all_seeds = list(seeds) * len(prompts)
     phrases = references.phrases("regions")
     if phrases:
-        samples = pipeline.placed(samples, all_seeds, phrases, height=size[0], width=size[1])
+        samples = pipeline.placed(
+            samples, all_seeds, phrases, height=size[0], width=size[1], steps=steps, batch_size=batch_size
+        )
     with step_progress("sampling") as on_step:
         on_step.expect(-(-len(samples) // batch_size))
         result = pipeline.generate(

@@ -28,7 +28,7 @@ from subjectgen.core.images import to_pil
 from subjectgen.core.plugins import Plugins
 from subjectgen.runner import sampling
 from subjectgen.runner.assemble import System
-from subjectgen.runner.conditioning import group_rows
+from subjectgen.runner.conditioning import group_rows, sees_something
 from subjectgen.runner.devices import chosen_device
 from subjectgen.runner.experiment import Experiment
 from subjectgen.runner.run_directory import RESOLVED
@@ -62,6 +62,7 @@ class SubjectPipeline:
         device: str | None = None,
         plugins: Plugins | None = None,
         trained: str | None = None,
+        reuse: System | None = None,
     ) -> SubjectPipeline:
         """Build from an experiment or its YAML; its ``trained`` weights are loaded, or those of ``trained`` here.
 
@@ -70,7 +71,7 @@ class SubjectPipeline:
         """
         if not isinstance(experiment, Experiment):
             experiment = Experiment.read(experiment, overrides)
-        system = System(experiment, plugins or Plugins.discover(), device=chosen_device(device))
+        system = System(experiment, plugins or Plugins.discover(), device=chosen_device(device), reuse=reuse)
         weights = trained or experiment.settings.trained
         if weights is not None:
             system.load_trained(weights)
@@ -160,7 +161,11 @@ class SubjectPipeline:
                 images[chosen] = self._batch(
                     [samples[i] for i in chosen], [seeds[i] for i in chosen], size, steps=steps, on_step=on_step
                 ).cpu()
-        records = [self._record(sample, seed, size, steps) for sample, seed in zip(samples, seeds, strict=True)]
+        explained = self._explained(samples)
+        records = [
+            self._record(sample, seed, size, steps) | explained[id(sample)]
+            for sample, seed in zip(samples, seeds, strict=True)
+        ]
         return Generated(images=[to_pil(image) for image in images], tensors=images, records=records)
 
     def placed(
@@ -171,6 +176,8 @@ class SubjectPipeline:
         *,
         height: int | None = None,
         width: int | None = None,
+        steps: int | None = None,
+        batch_size: int = 32,
     ) -> list[Sample]:
         """Samples whose references have regions: where a draft without references shows what the phrases name.
 
@@ -182,6 +189,8 @@ class SubjectPipeline:
             phrases: What to look for, by number of the reference.
             height: Pixels, as for the images to come.
             width: Pixels.
+            steps: Denoising steps, as for the images to come.
+            batch_size: Drafts per pass.
 
         Raises:
             InputError: A phrase that a prompt does not name or that is found nowhere, or no finder.
@@ -191,7 +200,7 @@ class SubjectPipeline:
             for phrase in phrases.values():
                 _check_named(phrase, sample.prompt)
         bare = [replace(sample, references=()) for sample in samples]
-        drafts = self.generate(bare, seeds, height=height, width=width)
+        drafts = self.generate(bare, seeds, height=height, width=width, steps=steps, batch_size=batch_size)
         words = list(phrases.values())
         found = (finder.find(draft, words) for draft in drafts.tensors)
         return [self._placed(sample, masks, phrases) for sample, masks in zip(samples, found, strict=True)]
@@ -233,6 +242,21 @@ class SubjectPipeline:
                 below = max(pixels // multiple, 1) * multiple
                 raise InputError(f"{name}: got {pixels}; expected a multiple of {multiple}, such as {below}")
         return size
+
+    @torch.no_grad()
+    def _explained(self, samples: Sequence[Sample]) -> dict[int, dict[str, Any]]:
+        """What aggregators that ``explain`` themselves say of each sample, such as a router's weights."""
+        said: dict[int, dict[str, Any]] = {id(sample): {} for sample in samples}
+        for name, branch in self.system.branches.items():
+            aggregator: Any = branch.aggregator
+            if not hasattr(aggregator, "explain"):
+                continue
+            seen = list({id(sample): sample for sample in samples if sees_something(branch, sample)}.values())
+            layers = getattr(aggregator, "layers", None)
+            for sample in seen:
+                (row,) = aggregator.explain(branch.encoder.encode([sample], layers=layers))
+                said[id(sample)].setdefault("explained", {})[name] = row
+        return said
 
     def _record(self, sample: Sample, seed: int, size: tuple[int, int], steps: int | None) -> dict[str, Any]:
         return {

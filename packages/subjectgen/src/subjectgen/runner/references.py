@@ -44,6 +44,9 @@ class ReferenceFiles:
                     f"--{option}: got {len(values)}, but there are {len(self.pictures)} references; "
                     "expected at most one for each"
                 )
+        for region in self.regions:
+            if region and not region.startswith(FIND) and region.count(",") != 3:
+                load_mask(region, label="region")  # now, before models load; boxes have to wait for the result's size
         return [self._one(number, load_reference(path)) for number, path in enumerate(self.pictures)]
 
     def placed(self, references: Sequence[Reference], size: tuple[int, int]) -> list[Reference]:

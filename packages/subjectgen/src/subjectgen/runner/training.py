@@ -46,6 +46,11 @@ class Trainer:
         self.console = console or Console(stderr=True)
         AcceleratorState._reset_state()  # it is one per process and would keep an earlier trainer's precision
         self.accelerator = Accelerator(mixed_precision=settings.mixed_precision, cpu=system.device.type == "cpu")
+        if self.accelerator.num_processes > 1:
+            raise InputError(
+                f"training: launched with {self.accelerator.num_processes} processes; expected one, for all of them "
+                "would train on the same samples and write the same folder"
+            )
         self.datasets = self._build_datasets()
         """One per phase; phases that say the same share one."""
         self.dataset = self.datasets[0]
