@@ -26,7 +26,6 @@ class Speaker:
     """Share of each target token of ``places``; ``None``: 1 everywhere."""
     places: Int[Tensor, " m"] | None = None
     """Target tokens that the region touches in any row; the others are never computed. ``None``: all."""
-
     plain: bool = False
     """Whether there is nothing to multiply by."""
 

@@ -121,7 +121,7 @@ class HierarchicalExperts(LevelAggregator):
     def explain(self, features: Features) -> list[dict[str, object]]:
         """What is recorded beside the images of each sample: the router's weights by reference, and those in use."""
         rows = self.router_weights(features).cpu()
-        counts = [int(row[mask].max()) + 1 if bool(mask.any()) else 0 for row, mask in _references(features)]
+        counts = [max(row, default=-1) + 1 for row in features.reference.tolist()]  # -1 where no reference is
         used = None if self.weights is None else list(self.weights)
         return [
             {
@@ -160,11 +160,6 @@ class HierarchicalExperts(LevelAggregator):
         valid = features.mask[..., None]
         means = [share @ torch.where(valid, self.state(features, layer), 0).to(share) for layer in self.layers]
         return self.router(torch.stack(means, dim=2).to(self.dtype))
-
-
-def _references(features: Features) -> list[tuple[Tensor, Tensor]]:
-    """Reference numbers of each row, and which tokens are of one."""
-    return [(row, row >= 0) for row in features.reference]
 
 
 def token_groups(features: Features) -> tuple[Int[Tensor, "b l"], int]:

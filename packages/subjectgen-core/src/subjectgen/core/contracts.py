@@ -299,7 +299,8 @@ class Aggregator(Protocol):
 @runtime_checkable
 class Injector(Protocol):
     """How a conditioning enters the backbone. An ``nn.Module`` built as ``Class(config, backbone=backbone)``;
-    it may install trainable parameters in the backbone's blocks.
+    parameters of its own are trained and saved. The backbone stays as it is, for variants of an experiment share it;
+    to act inside the blocks there is ``Streams.attention``.
     """
 
     accepts: type[Conditioning] | type[Latents]

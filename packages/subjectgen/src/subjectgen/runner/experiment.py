@@ -45,7 +45,6 @@ class PhaseSettings(Config):
     """For logs; null: its branches."""
     dataset: Part | None = None
     """Component of kind datasets; null: ``training.dataset``."""
-
     branches: tuple[str, ...] | None = Field(default=None, min_length=1)
     """Branches that take part; null: all. With fewer than all, those speak at every timestep."""
     steps: int = Field(ge=1)

@@ -161,7 +161,7 @@ class SubjectPipeline:
                 images[chosen] = self._batch(
                     [samples[i] for i in chosen], [seeds[i] for i in chosen], size, steps=steps, on_step=on_step
                 ).cpu()
-        explained = self._explained(samples)
+        explained = self._explained(samples, batch_size)
         records = [
             self._record(sample, seed, size, steps) | explained[id(sample)]
             for sample, seed in zip(samples, seeds, strict=True)
@@ -244,7 +244,7 @@ class SubjectPipeline:
         return size
 
     @torch.no_grad()
-    def _explained(self, samples: Sequence[Sample]) -> dict[int, dict[str, Any]]:
+    def _explained(self, samples: Sequence[Sample], batch_size: int) -> dict[int, dict[str, Any]]:
         """What aggregators that ``explain`` themselves say of each sample, such as a router's weights."""
         said: dict[int, dict[str, Any]] = {id(sample): {} for sample in samples}
         for name, branch in self.system.branches.items():
@@ -253,9 +253,11 @@ class SubjectPipeline:
                 continue
             seen = list({id(sample): sample for sample in samples if sees_something(branch, sample)}.values())
             layers = getattr(aggregator, "layers", None)
-            for sample in seen:
-                (row,) = aggregator.explain(branch.encoder.encode([sample], layers=layers))
-                said[id(sample)].setdefault("explained", {})[name] = row
+            for start in range(0, len(seen), batch_size):
+                chunk = seen[start : start + batch_size]
+                explained = aggregator.explain(branch.encoder.encode(chunk, layers=layers))
+                for sample, row in zip(chunk, explained, strict=True):
+                    said[id(sample)].setdefault("explained", {})[name] = row
         return said
 
     def _record(self, sample: Sample, seed: int, size: tuple[int, int], steps: int | None) -> dict[str, Any]:
