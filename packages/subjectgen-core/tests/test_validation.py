@@ -135,6 +135,7 @@ def test_whatever_is_given_the_answer_is_a_config_or_a_config_error(values: dict
     ("annotation", "words"),
     [
         (int, "a whole number"),
+        (Annotated[int, Field(ge=16, multiple_of=16)], "a whole number >= 16, a multiple of 16"),
         (Annotated[float, Field(gt=0)], "a number > 0"),
         (Annotated[float, Field(lt=2)], "a number < 2"),
         (Annotated[list[int], Field(min_length=2)], "a list of at least 2 items, each a whole number"),

@@ -1,23 +1,42 @@
 """FLUX attention with room for what injectors add: diffusers' own, plus :class:`AttentionAddition` before the output
-projection. Without additions it is diffusers' processor, operation for operation.
+projection, and keys and values of isolated references. Without them it is diffusers' processor, operation for
+operation.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
+import diffusers
 import torch
-from diffusers import FluxTransformer2DModel
 from diffusers.models.attention_dispatch import dispatch_attention_fn
 from diffusers.models.embeddings import apply_rotary_emb
 from diffusers.models.transformers.transformer_flux import FluxAttention, FluxAttnProcessor, _get_qkv_projections
+from jaxtyping import Float
 from torch import Tensor
 
 from subjectgen.core import AttentionAddition, AttentionLayout, AttentionSite
 
 
-def attention_sites(transformer: FluxTransformer2DModel) -> tuple[AttentionSite, ...]:
+class KeysValues(NamedTuple):
+    """What one attention knows of the references, after normalization and position encoding."""
+
+    keys: Float[Tensor, "b r heads e"]
+    values: Float[Tensor, "b r heads e"]
+
+
+def take(record: list[KeysValues | None]) -> KeysValues:
+    """What one attention recorded. The list keeps a place holder: with gradient checkpointing blocks run again in the
+    backward pass, and a list that held their tensors would be held by them in turn, forever.
+    """
+    (found,) = record
+    assert found is not None
+    record[0] = None
+    return found
+
+
+def attention_sites(transformer: diffusers.FluxTransformer2DModel) -> tuple[AttentionSite, ...]:
     """Every attention, in running order: double blocks, then single blocks."""
     return tuple(
         AttentionSite(name=name, heads=module.heads, head_width=module.head_dim)
@@ -26,19 +45,23 @@ def attention_sites(transformer: FluxTransformer2DModel) -> tuple[AttentionSite,
     )
 
 
-def install_additions(transformer: FluxTransformer2DModel) -> None:
-    """Give every attention a processor that knows its own place among :func:`attention_sites`."""
+def install_additions(transformer: diffusers.FluxTransformer2DModel, *, apart: bool = False) -> None:
+    """Give every attention a processor that knows its own place among :func:`attention_sites`.
+
+    ``apart``: additions run outside of compiled blocks. They differ from block to block, and would have every block
+    compiled anew; apart from them, blocks of one kind share one graph.
+    """
     attentions = [module for module in transformer.modules() if isinstance(module, FluxAttention)]
     for site, attention in enumerate(attentions):
-        attention.set_processor(AddingProcessor(site))
+        attention.set_processor(AddingProcessor(site, apart=apart))
 
 
 class AddingProcessor(FluxAttnProcessor):  # type: ignore[misc,unused-ignore]
-    """diffusers' processor, which also runs ``additions`` on the attention's output."""
+    """diffusers' processor, which also reads from references and runs ``additions`` on the attention's output."""
 
-    def __init__(self, site: int) -> None:
+    def __init__(self, site: int, *, apart: bool = False) -> None:
         super().__init__()
-        self.site = site
+        self.site, self.apart = site, apart
 
     def __call__(
         self,
@@ -49,11 +72,29 @@ class AddingProcessor(FluxAttnProcessor):  # type: ignore[misc,unused-ignore]
         image_rotary_emb: tuple[Tensor, Tensor] | None = None,
         additions: Sequence[AttentionAddition] = (),
         layout: AttentionLayout | None = None,
+        references: KeysValues | None = None,
+        record: list[KeysValues | None] | None = None,
     ) -> Tensor | tuple[Tensor, Tensor]:
-        """Attend over context and image tokens; hidden states (b, n, c) in and out."""
-        if layout is None or not additions:
+        """Attend over context and image tokens; hidden states (b, n, c) in and out.
+
+        Args:
+            attn: the attention.
+            hidden_states: image tokens, or all tokens in a single block.
+            encoder_hidden_states: context tokens of a double block.
+            attention_mask: which keys count, those of ``references`` included.
+            image_rotary_emb: of all tokens here.
+            additions: run one after another on the output, where ``layout`` is given.
+            layout: which tokens are what.
+            references: further keys and values, after all others.
+            record: takes this attention's own keys and values, if it is empty.
+        """
+        if not additions and references is None and record is None:
             return super().__call__(attn, hidden_states, encoder_hidden_states, attention_mask, image_rotary_emb)
         query, key, value = _projected(attn, hidden_states, encoder_hidden_states, image_rotary_emb)
+        if record is not None and not record:
+            record.append(KeysValues(key, value))
+        if references is not None:
+            key, value = torch.cat((key, references.keys), dim=1), torch.cat((value, references.values), dim=1)
         output = dispatch_attention_fn(
             query,
             key,
@@ -62,9 +103,26 @@ class AddingProcessor(FluxAttnProcessor):  # type: ignore[misc,unused-ignore]
             backend=self._attention_backend,
             parallel_config=self._parallel_config,
         )
-        for addition in additions:
-            output = addition(self.site, query, output, layout)
+        if layout is not None:
+            add = _add_apart if self.apart else _add
+            output = add(self, additions, query, output, layout)
         return _output(attn, output.flatten(2, 3).to(query.dtype), encoder_hidden_states)
+
+
+def _add(
+    processor: AddingProcessor,
+    additions: Sequence[AttentionAddition],
+    query: Tensor,
+    output: Tensor,
+    layout: AttentionLayout,
+) -> Tensor:
+    """Takes the processor for its number: read here, the number is no business of the compiled block."""
+    for addition in additions:
+        output = addition(processor.site, query, output, layout)
+    return output
+
+
+_add_apart = torch.compiler.disable(_add)
 
 
 def _projected(

@@ -2,36 +2,45 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
-from diffusers import FluxTransformer2DModel
 from jaxtyping import Float
 from pydantic import model_validator
 from torch import Tensor, nn
 
-from subjectgen.backbones.attention import attention_sites, install_additions
-from subjectgen.backbones.lora import LoRASettings, add_lora, load_lora, lora_parameters, merge_lora, save_lora
+from subjectgen.backbones.attention import KeysValues, attention_sites, install_additions, take
+from subjectgen.backbones.checkpointing import Checkpointing, enable_checkpointing
+from subjectgen.backbones.compilation import CompileMode, compile_blocks
+from subjectgen.backbones.lora import LoRASettings, add_lora
+from subjectgen.backbones.modulation import ModulationTable, modulated
 from subjectgen.backbones.packing import pack_latents, target_position_ids, token_grid, unpack_latents
-from subjectgen.backbones.sequences import attention_mask, join_groups
-from subjectgen.backbones.transformer import FluxArchitecture, copy_weights, load_transformer
+from subjectgen.backbones.references import (
+    REFERENCE_GUIDANCE,
+    REFERENCE_TIMESTEP,
+    CachedStreams,
+    cached,
+    same_references,
+    visible_references,
+)
+from subjectgen.backbones.sequences import attention_arguments, attention_mask, image_tokens, join_groups
+from subjectgen.backbones.site_transformer import FluxTransformer2DModel
+from subjectgen.backbones.trained import TrainedWeights
+from subjectgen.backbones.transformer import FluxArchitecture, load_transformer
 from subjectgen.core import (
-    AttentionLayout,
-    CheckpointError,
     ComponentError,
     Config as BaseConfig,
     InputError,
+    StepConditions,
     Streams,
+    TokenGroup,
     resolve_checkpoint,
 )
-from subjectgen.core.checkpoint import atomic_folder
-
-LORA_FILE = "lora.safetensors"
-TRANSFORMER_FOLDER = "transformer"
 
 
-class FluxBackbone(nn.Module):
+class FluxBackbone(TrainedWeights):
     """Velocity of rectified flow from a FLUX transformer.
 
     Reference tokens follow the target on the image stream, context tokens fill the text stream; the output is cut to
@@ -42,7 +51,7 @@ class FluxBackbone(nn.Module):
         """Where the weights come from and what is trained. Exactly one of ``checkpoint`` and ``architecture``."""
 
         checkpoint: str | None = None
-        """Folder or hub id of a FluxTransformer2DModel in diffusers' format."""
+        """Folder or hub id of a FluxTransformer2DModel in diffusers' format, or a safetensors file in FLUX.1's own."""
         subfolder: str | None = None
         """Folder inside the checkpoint, ``transformer`` for a whole pipeline."""
         revision: str | None = None
@@ -57,8 +66,17 @@ class FluxBackbone(nn.Module):
         """Train every weight (pretraining); otherwise all but the adapter is frozen."""
         constant_pooled: Literal["zeros"] | tuple[float, ...] = "zeros"
         """Pooled vector when no branch gives one: zeros, or its numbers."""
-        gradient_checkpointing: bool = False
-        """Recompute each block in the backward pass: less memory, about a third more time."""
+        gradient_checkpointing: Checkpointing = False
+        """What is computed again in the backward pass instead of kept. ``true``: every block, about a third more time.
+        ``selective``: every block but its attention, twice the memory of ``true`` and less time. A number n: every n-th
+        block."""
+        reference_attention: Literal["full", "isolated"] = "full"
+        """``full``: all tokens attend to all, as in UNO. ``isolated``: reference tokens attend to references only, at
+        timestep 0, so that :meth:`cache_references` computes their keys and values once for all steps; needs a model
+        that was trained so."""
+        compile: bool | CompileMode = False
+        """Compile the repeated blocks with ``torch.compile``: no, in its default mode, or in this mode. Each shape of
+        input is compiled once."""
 
         @model_validator(mode="after")
         def _one_source(self) -> FluxBackbone.Config:
@@ -69,6 +87,7 @@ class FluxBackbone(nn.Module):
                 raise ValueError("full_training and lora: both given; expected at most one of the two")
             return self
 
+    config: Config
     patch_size = 2
     pooled_if_none: Float[Tensor, " p"]
 
@@ -94,8 +113,11 @@ class FluxBackbone(nn.Module):
         self.guidance_embedded: bool = sizes.guidance_embeds
         self.attention_sites = attention_sites(self.transformer)
         self.register_buffer("pooled_if_none", self._constant_pooled(), persistent=False)
+        self._table: ModulationTable | None = None
         self._prepare_training()
-        install_additions(self.transformer)
+        install_additions(self.transformer, apart=bool(config.compile))
+        if config.compile:
+            compile_blocks(self.transformer, config.compile)
 
     def forward(
         self,
@@ -114,67 +136,128 @@ class FluxBackbone(nn.Module):
         target = pack_latents(latents.to(self.transformer.x_embedder.weight.dtype), self.patch_size)
         context = join_groups(streams.context, like=target, width=self.context_width)
         references = join_groups(streams.image, like=target, width=target.shape[-1])
-        target_ids = target_position_ids(grid, device=latents.device)
-        velocity = self.transformer(
-            hidden_states=torch.cat((target, references.tokens), dim=1),
-            encoder_hidden_states=context.tokens,
-            pooled_projections=self._pooled(streams, like=target),
-            timestep=timestep.to(target),  # diffusers multiplies by 1000 itself
-            guidance=self._guidance(guidance, like=target),
-            txt_ids=context.position_ids,
-            img_ids=torch.cat((target_ids, references.position_ids)),
-            joint_attention_kwargs=_attention_arguments(streams, context.mask, target, references.mask),
-            return_dict=False,
-        )[0]
+        keys_values = self._isolated(streams, references)
+        image = image_tokens(target, target_position_ids(grid, device=latents.device), references, keys_values)
+        velocity = self._transform(
+            image,
+            context,
+            timestep=timestep,
+            pooled=streams.pooled,
+            guidance=guidance,
+            arguments=attention_arguments(streams, context.mask, image.mask, target.shape[1], references.mask),
+            by_site=None if keys_values is None else [{"references": pair} for pair in keys_values],
+        )
         return unpack_latents(velocity[:, : target.shape[1]], grid, self.patch_size).to(latents.dtype)
 
-    def trainable_parameters(self) -> dict[str, nn.Parameter]:
-        """What training changes, by name: the adapter's parameters, all, or none."""
-        if self.config.full_training:
-            return {f"{TRANSFORMER_FOLDER}.{name}": p for name, p in self.transformer.named_parameters()}
-        return lora_parameters(self.transformer)
+    @contextmanager
+    def prepare(self, requests: Sequence[StepConditions], *, release: bool = False) -> Iterator[None]:
+        """Compute the modulation of all these steps now; inside, forwards without gradients look theirs up.
 
-    def save_trained(self, folder: str | Path) -> None:
-        """Write what training changes: ``lora.safetensors``, or the folder ``transformer``, both as diffusers does."""
-        if self.config.full_training:
-            with atomic_folder(Path(folder) / TRANSFORMER_FOLDER) as unfinished:
-                self.transformer.save_pretrained(unfinished, safe_serialization=True)
-        elif self.config.lora is not None:
-            self._refuse_merged()
-            save_lora(self.transformer, self.config.lora, Path(folder) / LORA_FILE)
+        A forward matches a request if every row's timestep and the guidance have the same value, and the pooled vector
+        is the same tensor or equal. Others are computed as usual. What isolated references need is added by itself.
 
-    def load_trained(self, folder: str | Path) -> None:
-        """Read what :meth:`save_trained` wrote.
+        Args:
+            requests: conditions of the forwards to come.
+            release: keep the modulation weights (27 % of FLUX.1-dev) on the CPU meanwhile; a forward without a
+                matching request is then an error.
 
         Raises:
-            CheckpointError: weights that are missing, unreadable, or were made with other settings.
+            ComponentError: no requests, or inside of another ``prepare``.
         """
-        folder = Path(folder)
-        if self.config.full_training:
-            place = resolve_checkpoint(str((folder / TRANSFORMER_FOLDER).absolute()))
-            loaded = load_transformer(place, dtype=self.transformer.x_embedder.weight.dtype)
-            copy_weights(loaded, self.transformer, place)
-        elif self.config.lora is not None:
-            self._refuse_merged()
-            load_lora(self.transformer, self.config.lora, folder / LORA_FILE)
-        elif (folder / LORA_FILE).exists():
-            raise CheckpointError(f"{folder / LORA_FILE}: the backbone has no adapter; set backbone.lora to load it")
+        if self._table is not None or not requests:
+            problem = "called inside another prepare()" if requests else "got no requests"
+            raise ComponentError(f"backbone 'flux': prepare() {problem}; expected every step's conditions, once")
+        requests = [*requests, *self._own_conditions()]
+        self._table = ModulationTable(self.transformer, requests, self.pooled_if_none, release=release)
+        try:
+            with self._table.installed():
+                yield
+        finally:
+            self._table = None
 
-    def merge_lora(self) -> None:
-        """Fold the adapter into the weights for faster sampling; it can no longer be trained or saved."""
-        if lora_parameters(self.transformer):
-            merge_lora(self.transformer)
+    @torch.no_grad()
+    def cache_references(self, streams: Streams, *, like: Sequence[Streams] = ()) -> Streams:
+        """Streams that keep their references' keys and values, for all steps; the same streams if nothing is to keep.
 
-    def _refuse_merged(self) -> None:
-        if not lora_parameters(self.transformer):
-            raise ComponentError("backbone 'flux': the adapter was merged; save or load it before merge_lora()")
+        They hold as long as references and weights stay, and have no gradients: other references, changed weights and
+        forwards with gradients compute them anew. With ``reference_attention: full`` there is nothing to keep.
+
+        Args:
+            streams: what enters the backbone.
+            like: streams cached before; keys and values of one with equal references are shared.
+        """
+        if self.config.reference_attention == "full" or not streams.image:
+            return streams
+        for other in like:
+            if isinstance(other, CachedStreams) and other.valid and same_references(other, streams):
+                return cached(streams, other.keys_values, other.weights)
+        empty = streams.image[0].tokens[:, :0].to(self.transformer.x_embedder.weight)
+        keys_values = self._isolated(streams, join_groups(streams.image, like=empty, width=empty.shape[-1]))
+        if keys_values is None:
+            return streams
+        # compiled blocks may write their next answer where this one is
+        keys_values = tuple(KeysValues(k.clone(), v.clone()) for k, v in keys_values)
+        return cached(streams, keys_values, tuple(self.transformer.parameters()))
+
+    def _transform(
+        self,
+        image: TokenGroup,
+        context: TokenGroup,
+        *,
+        timestep: Float[Tensor, " b"],
+        pooled: Float[Tensor, "b p"] | None,
+        guidance: float | None,
+        arguments: dict[str, Any] | None,
+        by_site: Sequence[dict[str, Any]] | None,
+    ) -> Float[Tensor, "b n q"]:
+        """The transformer's answer for all image tokens, with modulation from the table where it is there."""
+        strength = self._guidance(guidance, like=image.tokens)
+        with modulated(self._table, timestep, pooled, guidance) as rows:
+            (velocity,) = self.transformer(
+                hidden_states=image.tokens,
+                encoder_hidden_states=context.tokens,
+                pooled_projections=self._pooled(pooled, like=image.tokens) if rows is None else rows,
+                timestep=timestep.to(image.tokens),  # diffusers multiplies by 1000 itself
+                guidance=strength,
+                txt_ids=context.position_ids,
+                img_ids=image.position_ids,
+                joint_attention_kwargs=arguments,
+                by_site=by_site,
+                return_dict=False,
+            )
+        return velocity
+
+    def _own_conditions(self) -> list[StepConditions]:
+        if self.config.reference_attention == "full":
+            return []
+        return [StepConditions(REFERENCE_TIMESTEP, None, REFERENCE_GUIDANCE if self.guidance_embedded else None)]
+
+    def _isolated(self, streams: Streams, references: TokenGroup) -> tuple[KeysValues, ...] | None:
+        """Keys and values of references in every attention, kept or computed; ``None`` if they are plain tokens."""
+        if self.config.reference_attention == "full" or not references.tokens.shape[1]:
+            return None
+        if isinstance(streams, CachedStreams) and not torch.is_grad_enabled() and streams.valid:
+            return streams.keys_values
+        (own,) = self._own_conditions()
+        mask = attention_mask((visible_references(references.mask),))
+        records: list[list[KeysValues | None]] = [[] for _ in self.attention_sites]
+        self._transform(
+            references,
+            join_groups((), like=references.tokens, width=self.context_width),
+            timestep=references.tokens.new_full((len(references.tokens),), own.timestep),
+            pooled=own.pooled,
+            guidance=own.guidance,
+            arguments=None if mask is None else {"attention_mask": mask},
+            by_site=[{"record": record} for record in records],
+        )
+        return tuple(take(record) for record in records)
 
     def _prepare_training(self) -> None:
         self.transformer.requires_grad_(self.config.full_training)
         if self.config.lora is not None:
             add_lora(self.transformer, self.config.lora)
         if self.config.gradient_checkpointing:
-            self.transformer.enable_gradient_checkpointing()
+            enable_checkpointing(self.transformer, self.config.gradient_checkpointing)
 
     def _checked_grid(self, latents: Tensor, streams: Streams) -> tuple[int, int]:
         grid = token_grid(latents.shape[-2], latents.shape[-1], self.patch_size)
@@ -192,9 +275,9 @@ class FluxBackbone(nn.Module):
             )
         return torch.tensor(self.config.constant_pooled)
 
-    def _pooled(self, streams: Streams, *, like: Tensor) -> Float[Tensor, "b p"]:
-        pooled = self.pooled_if_none.expand(like.shape[0], -1) if streams.pooled is None else streams.pooled
-        return pooled.to(like)
+    def _pooled(self, pooled: Tensor | None, *, like: Tensor) -> Float[Tensor, "b p"]:
+        given = self.pooled_if_none.expand(like.shape[0], -1) if pooled is None else pooled
+        return given.to(like)
 
     def _guidance(self, guidance: float | None, *, like: Tensor) -> Float[Tensor, " b"] | None:
         if (guidance is None) == self.guidance_embedded:
@@ -213,20 +296,3 @@ def _build_transformer(config: FluxBackbone.Config) -> FluxTransformer2DModel:
     assert config.architecture is not None  # the Config's own rule
     transformer = FluxTransformer2DModel(**config.architecture.model_dump())
     return nn.Module.to(transformer, dtype)  # diffusers' own `to` warns of a list of exceptions that is empty
-
-
-def _attention_arguments(
-    streams: Streams, context: Tensor, target: Tensor, references: Tensor
-) -> dict[str, Any] | None:
-    """What attention processors get; the order of tokens in attention is context, target, references."""
-    arguments: dict[str, Any] = {}
-    mask = attention_mask((context, context.new_ones(target.shape[:2]), references))
-    if mask is not None:
-        arguments["attention_mask"] = mask
-    if streams.attention:
-        start, end = context.shape[1], context.shape[1] + target.shape[1]
-        arguments["additions"] = streams.attention
-        arguments["layout"] = AttentionLayout(
-            context=slice(0, start), target=slice(start, end), references=slice(end, end + references.shape[1])
-        )
-    return arguments or None

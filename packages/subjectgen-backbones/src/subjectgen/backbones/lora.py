@@ -113,13 +113,12 @@ def load_lora(transformer: nn.Module, settings: LoRASettings, path: Path) -> Non
     """
     tensors, description = _read(path)
     parameters = lora_parameters(transformer)
-    _check_alpha(description, settings, path)
     _check_names(set(tensors), set(parameters), path)
+    _check_scale(tensors, description, settings, path)
     for name, parameter in parameters.items():
         if tensors[name].shape != parameter.shape:
             raise CheckpointError(
-                f"{path}: {name} has shape {tuple(tensors[name].shape)}; expected {tuple(parameter.shape)}"
-                f" (lora.rank is {settings.rank})"
+                f"{path}: {name} has shape {tuple(tensors[name].shape)}; the backbone expects {tuple(parameter.shape)}"
             )
     with torch.no_grad():
         for name, parameter in parameters.items():
@@ -138,14 +137,21 @@ def _read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, object]]:
     verify(path)
     try:
         with safe_open(path, framework="pt") as file:
-            header = file.metadata() or {}
-        return load_file(path), json.loads(header.get(METADATA_KEY, "{}"))
+            header = json.loads((file.metadata() or {}).get(METADATA_KEY, "{}"))
+        tensors = load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(f"{path}: not a readable safetensors file ({error})") from error
+    return tensors, header if isinstance(header, dict) else {}
 
 
-def _check_alpha(description: dict[str, object], settings: LoRASettings, path: Path) -> None:
-    alpha = description.get(PREFIX + "lora_alpha", settings.effective_alpha)
+def _check_scale(
+    tensors: dict[str, torch.Tensor], description: dict[str, object], settings: LoRASettings, path: Path
+) -> None:
+    """Rank and alpha; where no header tells alpha it is the rank, as for diffusers."""
+    for rank in sorted({tensor.shape[0] for name, tensor in tensors.items() if ".lora_A." in name and tensor.dim()}):
+        if rank != settings.rank:
+            raise CheckpointError(f"{path}: made with rank {rank}; lora.rank is {settings.rank}")
+    alpha = description.get(PREFIX + "lora_alpha", settings.rank)
     if alpha != settings.effective_alpha:
         raise CheckpointError(f"{path}: made with alpha {alpha}; lora.alpha is {settings.effective_alpha:g}")
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
-from diffusers import FluxTransformer2DModel
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 from torch import nn
 
+from subjectgen.backbones.hub import downloaded
+from subjectgen.backbones.single_file import load_single_file
+from subjectgen.backbones.site_transformer import FluxTransformer2DModel
+from subjectgen.backbones.weight_files import Shapes, check_tensors, one_line, read_config
 from subjectgen.core import CheckpointError, Config
 
 
@@ -47,37 +51,36 @@ class FluxArchitecture(Config):
 def load_transformer(
     source: str, *, dtype: torch.dtype, subfolder: str | None = None, revision: str | None = None
 ) -> FluxTransformer2DModel:
-    """Load diffusers' format from a local folder or a hub id; safetensors only.
+    """Load from a local folder or a hub id in diffusers' format, or from one file in FLUX's own; safetensors only.
 
     Raises:
-        CheckpointError: nothing there, unreadable, or tensors that are missing, unexpected or of another shape.
+        CheckpointError: nothing there, unreadable, another architecture, or tensors that are missing, unexpected or of
+            another shape.
     """
-    name = f"{source}/{subfolder}" if subfolder else source
-    _check_local(Path(source), subfolder)
+    place = Path(source)
+    if place.is_file():
+        return load_single_file(place, dtype=dtype)
+    folder = place / (subfolder or "") if place.exists() else downloaded(source, subfolder=subfolder, revision=revision)
+    check_tensors(folder, _shapes(folder, read_config(folder)))
     try:
-        transformer, report = FluxTransformer2DModel.from_pretrained(
-            source,
-            subfolder=subfolder,
-            revision=revision,
-            torch_dtype=dtype,
-            use_safetensors=True,
-            output_loading_info=True,
-        )
+        return FluxTransformer2DModel.from_pretrained(folder, torch_dtype=dtype, use_safetensors=True)
     except (OSError, ValueError, RuntimeError, TypeError) as error:
-        raise CheckpointError(f"{name}: cannot be loaded as a FluxTransformer2DModel: {error}") from error
-    for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-        if report[problem]:
-            keys = sorted(str(key) for key in report[problem])
-            raise CheckpointError(f"{name}: {len(keys)} {problem.replace('_', ' ')}, such as {keys[0]}")
-    return transformer
+        raise CheckpointError(f"{folder}: cannot be loaded: {one_line(error)}") from error
 
 
-def _check_local(folder: Path, subfolder: str | None) -> None:
-    """A local folder without a configuration would otherwise be looked for on the hub."""
-    place = folder / subfolder if subfolder else folder
-    if folder.exists() and not (place / "config.json").is_file():
-        hint = "; did you mean subfolder 'transformer'?" if (folder / "transformer").is_dir() and not subfolder else ""
-        raise CheckpointError(f"{place}: no config.json; expected a FluxTransformer2DModel in diffusers' format{hint}")
+def _shapes(folder: Path, config: dict[str, Any]) -> Shapes:
+    """Tensors of the transformer that a configuration describes."""
+    try:
+        FluxArchitecture.model_validate({key: config[key] for key in FluxArchitecture.model_fields if key in config})
+        with torch.device("meta"):
+            transformer = FluxTransformer2DModel.from_config(config)
+    except ValidationError as error:
+        first = error.errors()[0]
+        given = f"{first['loc'][0]}: got {first['input']!r}: " if first["loc"] else ""
+        raise CheckpointError(f"{folder / 'config.json'}: {given}{first['msg']}") from error
+    except (ValueError, RuntimeError, TypeError) as error:
+        raise CheckpointError(f"{folder / 'config.json'}: describes no FLUX.1: {one_line(error)}") from error
+    return {name: tuple(tensor.shape) for name, tensor in transformer.state_dict().items()}
 
 
 def copy_weights(source: nn.Module, target: nn.Module, place: str) -> None:
@@ -85,4 +88,4 @@ def copy_weights(source: nn.Module, target: nn.Module, place: str) -> None:
     try:
         target.load_state_dict(source.state_dict())
     except RuntimeError as error:
-        raise CheckpointError(f"{place}: does not fit the backbone: {error}") from error
+        raise CheckpointError(f"{place}: does not fit the backbone: {one_line(error)}") from error

@@ -312,9 +312,34 @@ class Injector(Protocol):
         ...
 
 
+@dataclass(frozen=True, eq=False)
+class StepConditions:
+    """What a backbone is asked with beside tokens; what follows from it can be computed before the first step."""
+
+    timestep: float
+    """In [0, 1]."""
+    pooled: Float[Tensor, "b p"] | None = None
+    """As ``Streams.pooled``; ``None``: the backbone's constant."""
+    guidance: float | None = None
+    """As the backbone's ``guidance``; ``None`` where it has no such input."""
+
+    def __str__(self) -> str:
+        pooled = "the constant" if self.pooled is None else f"of shape {tuple(self.pooled.shape)}"
+        return f"timestep {self.timestep:g}, guidance {self.guidance}, pooled vector {pooled}"
+
+
 @runtime_checkable
 class Backbone(Protocol):
-    """Velocity model. An ``nn.Module`` built as ``Class(config)``."""
+    """Velocity model. An ``nn.Module`` built as ``Class(config)``.
+
+    What a sampler asks for where a backbone has it, and what makes sampling cheaper:
+
+    - ``prepare(requests: Sequence[StepConditions], *, release: bool)``, a context: conditions of all steps to come,
+      whose consequences are computed once; with ``release`` the weights for that may leave the device meanwhile;
+    - ``cache_references(streams, *, like: Sequence[Streams]) -> Streams``: the same streams, keeping what does not
+      change over steps; ``like`` are streams cached before, to share with;
+    - ``merge_lora()``: fold an adapter into the weights.
+    """
 
     context_width: int
     pooled_width: int

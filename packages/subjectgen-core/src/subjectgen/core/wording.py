@@ -27,7 +27,7 @@ def in_words(annotation: Any, metadata: Iterable[Any] = ()) -> str:
     if isinstance(annotation, type) and issubclass(annotation, enum.Enum):
         return _one_of(member.value for member in annotation)
     if annotation in (int, float):
-        return _SIMPLE[annotation] + _interval(limits)
+        return _SIMPLE[annotation] + _interval(limits) + _steps(limits)
     if annotation in _SIMPLE:
         return _SIMPLE[annotation] + (_length(limits, "characters") if annotation is str else "")
     return _container(annotation, origin, arguments, limits)
@@ -63,7 +63,7 @@ def _one_of(values: Iterable[Any]) -> str:
 
 def _flatten(metadata: Iterable[Any]) -> dict[str, Any]:
     """Limits by their short names, from annotated_types objects and pydantic's own."""
-    names = ("gt", "ge", "lt", "le", "min_length", "max_length")
+    names = ("gt", "ge", "lt", "le", "multiple_of", "min_length", "max_length")
     metadata = [inner for item in metadata for inner in (item.metadata if isinstance(item, FieldInfo) else [item])]
     return {name: getattr(item, name) for item in metadata for name in names if getattr(item, name, None) is not None}
 
@@ -75,6 +75,10 @@ def _interval(limits: Mapping[str, Any]) -> str:
     if lower is not None:
         return f" {'>=' if 'ge' in limits else '>'} {lower:g}"
     return f" {'<=' if 'le' in limits else '<'} {upper:g}" if upper is not None else ""
+
+
+def _steps(limits: Mapping[str, Any]) -> str:
+    return f", a multiple of {limits['multiple_of']:g}" if "multiple_of" in limits else ""
 
 
 def _length(limits: Mapping[str, Any], unit: str) -> str:

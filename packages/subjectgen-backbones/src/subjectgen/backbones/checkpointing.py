@@ -1,0 +1,51 @@
+"""Gradient checkpointing: what blocks keep for the backward pass, and what they compute again.
+
+Attention is the dearest thing to compute again: its cost grows with the square of the tokens, while its output is as
+small as a block's input. Selective checkpointing (arXiv 2205.05198) keeps it and computes the rest of each block again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Annotated, Any, Literal, TypeAlias
+
+import diffusers
+import torch
+from pydantic import Field
+from torch import nn
+from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
+
+Checkpointing: TypeAlias = bool | Literal["selective"] | Annotated[int, Field(ge=2)]
+"""No or every block, every block but its attention, or every n-th block."""
+
+ATTENTION = (
+    "_scaled_dot_product_flash_attention",
+    "_scaled_dot_product_efficient_attention",
+    "_scaled_dot_product_cudnn_attention",
+    "_scaled_dot_product_fused_attention_overrideable",
+    "_scaled_dot_product_flash_attention_for_cpu",
+)
+"""Kernels that torch's ``scaled_dot_product_attention`` chooses from. Where it takes none of them, as for float64 on
+some devices, attention is plain products and is computed again with the rest."""
+
+
+def enable_checkpointing(transformer: diffusers.FluxTransformer2DModel, mode: Checkpointing) -> None:
+    """Have blocks computed again in the backward pass."""
+    if mode == "selective":
+        transformer.enable_gradient_checkpointing(_all_but_attention)
+    elif mode is True:
+        transformer.enable_gradient_checkpointing()
+    elif mode:
+        blocks = (*transformer.transformer_blocks, *transformer.single_transformer_blocks)
+        transformer.enable_gradient_checkpointing(partial(_if_chosen, frozenset(blocks[::mode])))
+
+
+def _all_but_attention(block: nn.Module, *inputs: Any) -> Any:
+    kept = [getattr(torch.ops.aten, name).default for name in ATTENTION]
+    contexts: Callable[[], Any] = partial(create_selective_checkpoint_contexts, kept)
+    return checkpoint(block.__call__, *inputs, use_reentrant=False, context_fn=contexts)
+
+
+def _if_chosen(chosen: frozenset[nn.Module], block: nn.Module, *inputs: Any) -> Any:
+    return checkpoint(block.__call__, *inputs, use_reentrant=False) if block in chosen else block(*inputs)

@@ -1,0 +1,88 @@
+"""What training changes in a backbone, and its files, which plain diffusers reads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+from torch import nn
+
+from subjectgen.backbones.lora import LoRASettings, load_lora, lora_parameters, merge_lora, save_lora
+from subjectgen.backbones.modulation import ModulationTable
+from subjectgen.backbones.site_transformer import FluxTransformer2DModel
+from subjectgen.backbones.transformer import copy_weights, load_transformer
+from subjectgen.core import CheckpointError, ComponentError, resolve_checkpoint
+from subjectgen.core.checkpoint import atomic_folder
+
+LORA_FILE = "lora.safetensors"
+TRANSFORMER_FOLDER = "transformer"
+
+
+class _Settings(Protocol):
+    """What is trained."""
+
+    @property
+    def lora(self) -> LoRASettings | None: ...
+
+    @property
+    def full_training(self) -> bool: ...
+
+
+class TrainedWeights(nn.Module):
+    """A backbone's adapter, or all its weights, in and out of a folder."""
+
+    transformer: FluxTransformer2DModel
+    config: _Settings
+    _table: ModulationTable | None
+
+    def trainable_parameters(self) -> dict[str, nn.Parameter]:
+        """What training changes, by name: the adapter's parameters, all, or none."""
+        if self.config.full_training:
+            return {f"{TRANSFORMER_FOLDER}.{name}": p for name, p in self.transformer.named_parameters()}
+        return lora_parameters(self.transformer)
+
+    def save_trained(self, folder: str | Path) -> None:
+        """Write what training changes: ``lora.safetensors``, or the folder ``transformer``, both as diffusers does.
+
+        Raises:
+            ComponentError: the adapter was merged, or all weights are asked for inside ``prepare``.
+        """
+        if self.config.full_training:
+            self._refuse_prepared()
+            with atomic_folder(Path(folder) / TRANSFORMER_FOLDER) as unfinished:
+                self.transformer.save_pretrained(unfinished, safe_serialization=True)
+        elif self.config.lora is not None:
+            self._refuse_merged()
+            save_lora(self.transformer, self.config.lora, Path(folder) / LORA_FILE)
+
+    def load_trained(self, folder: str | Path) -> None:
+        """Read what :meth:`save_trained` wrote.
+
+        Raises:
+            CheckpointError: weights that are missing, unreadable, or were made with other settings.
+            ComponentError: the adapter was merged, or all weights are asked for inside ``prepare``.
+        """
+        folder = Path(folder)
+        if self.config.full_training:
+            self._refuse_prepared()
+            place = resolve_checkpoint(str((folder / TRANSFORMER_FOLDER).absolute()))
+            loaded = load_transformer(place, dtype=self.transformer.x_embedder.weight.dtype)
+            copy_weights(loaded, self.transformer, place)
+        elif self.config.lora is not None:
+            self._refuse_merged()
+            load_lora(self.transformer, self.config.lora, folder / LORA_FILE)
+        elif (folder / LORA_FILE).exists():
+            raise CheckpointError(f"{folder / LORA_FILE}: the backbone has no adapter; set backbone.lora to load it")
+
+    def merge_lora(self) -> None:
+        """Fold the adapter into the weights for faster sampling; it can no longer be trained or saved."""
+        if lora_parameters(self.transformer):
+            merge_lora(self.transformer)
+
+    def _refuse_merged(self) -> None:
+        if not lora_parameters(self.transformer):
+            raise ComponentError("backbone 'flux': the adapter was merged; save or load it before merge_lora()")
+
+    def _refuse_prepared(self) -> None:
+        if self._table is not None:
+            raise ComponentError("backbone 'flux': weights are neither saved nor loaded inside prepare(); leave it")
