@@ -56,6 +56,17 @@ def test_masked_tokens_are_t5s_for_the_prompt_alone(pipeline: FluxPipeline, pipe
     assert not found.tokens[~found.mask].any()
 
 
+def test_tokens_are_those_of_clips_and_t5s_own_tokenizers(pipeline_checkpoint: Path) -> None:
+    encoder = build(pipeline_checkpoint)
+    ids = encoder.prepared([Sample(prompt="red toy")])
+    clip = encoder.clip.tokenizer.convert_ids_to_tokens(ids["clip_token_ids"][0].tolist())
+    assert clip == ["<|startoftext|>", "r", "e", "d</w>", "toy</w>", "<|endoftext|>"]
+    t5 = encoder.tokenizer.convert_ids_to_tokens(ids["t5_token_ids"][0].tolist())
+    assert t5 == ["\u2581red", "\u2581toy", "</s>"]
+    long = encoder.prepared([Sample(prompt="a red toy " * 300)])
+    assert [ids.shape[1] for ids in long.values()] == [16, encoder.config.max_length]
+
+
 def test_long_prompts_are_cut(pipeline_checkpoint: Path) -> None:
     long = " ".join(["a red toy"] * 40)
     found = encode(build(pipeline_checkpoint, max_length=7), long)

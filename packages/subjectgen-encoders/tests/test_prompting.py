@@ -1,4 +1,4 @@
-"""Which tokens are the prompt's: found by the tokenizer's own offsets, for word-level and byte-level BPE tokenizers."""
+"""Which tokens are the prompt's: found by the offsets of a byte-level BPE tokenizer."""
 
 from __future__ import annotations
 
@@ -9,39 +9,19 @@ from typing import Any
 
 import pytest
 from hypothesis import assume, example, given, settings, strategies as st
-from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, Qwen2Tokenizer
 
 from subjectgen.core import CheckpointError, InputError, Modality, Sample
 from subjectgen.encoders.internvl3 import InternVL3
 from subjectgen.encoders.prompting import Prompting
 
 CONTROL = ["<|im_start|>", "<|im_end|>", "<img>", "</img>", "<IMG_CONTEXT>"]
-TEMPLATE = (
-    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
-    "{% for content in message['content'] %}{% if content['type'] == 'image' %}<IMG_CONTEXT>\n"
-    "{% else %}{{ content['text'] }}{% endif %}{% endfor %}<|im_end|>\n{% endfor %}{{ '<|im_start|>assistant\n' }}"
-)
-QWEN_WORDS = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
 
 
 @pytest.fixture(scope="session")
-def bpe() -> PreTrainedTokenizerFast:
-    """Byte-level BPE with Qwen2's normaliser and word pattern, trained on a few words."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.normalizer = normalizers.NFC()
-    split = pre_tokenizers.Split(Regex(QWEN_WORDS), "isolated")
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(False, use_regex=False)])
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=400, special_tokens=CONTROL, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
-    )
-    tokenizer.train_from_iterator(["a red toy on the beach", "user assistant system\n", "the toy's colours"], trainer)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, additional_special_tokens=CONTROL, chat_template=TEMPLATE
-    )
+def bpe(internvl3_checkpoint: Path) -> Qwen2Tokenizer:
+    """Byte-level BPE with Qwen2's normaliser and word pattern, which knows a few words."""
+    return AutoTokenizer.from_pretrained(internvl3_checkpoint)
 
 
 def prompting(tokenizer: Any, **options: Any) -> Prompting:
@@ -54,7 +34,7 @@ def kept_text(tokenizer: Any, row: Any) -> str:
     return tokenizer.decode(ids, clean_up_tokenization_spaces=False)
 
 
-def test_the_kept_text_tokens_spell_the_prompt(bpe: PreTrainedTokenizerFast) -> None:
+def test_the_kept_text_tokens_spell_the_prompt(bpe: Qwen2Tokenizer) -> None:
     writer = prompting(bpe)
 
     @settings(deadline=None)
@@ -70,25 +50,25 @@ def test_the_kept_text_tokens_spell_the_prompt(bpe: PreTrainedTokenizerFast) -> 
     check()
 
 
-def test_sequence_is_that_of_the_expanded_text(bpe: PreTrainedTokenizerFast) -> None:
+def test_sequence_is_that_of_the_expanded_text(bpe: Qwen2Tokenizer) -> None:
     row = prompting(bpe).row("the toy's red beach", [2, 3])
     images = "".join(f"<img>{'<IMG_CONTEXT>' * n}</img>\n" for n in (2, 3))
     text = f"<|im_start|>user\n{images}the toy's red beach<|im_end|>\n<|im_start|>assistant\n"
     assert row.ids == bpe(text, add_special_tokens=False).input_ids
 
 
-def test_image_tokens_are_kept_with_their_reference(bpe: PreTrainedTokenizerFast) -> None:
+def test_image_tokens_are_kept_with_their_reference(bpe: Qwen2Tokenizer) -> None:
     row = prompting(bpe).row("", [2, 3])
     kept = [(m, r) for m, r, keep in zip(row.modality, row.reference, row.keep, strict=True) if keep]
     assert kept == [(Modality.IMAGE, 0)] * 2 + [(Modality.IMAGE, 1)] * 3
 
 
-def test_an_empty_prompt_keeps_no_text(bpe: PreTrainedTokenizerFast) -> None:
+def test_an_empty_prompt_keeps_no_text(bpe: Qwen2Tokenizer) -> None:
     for template in ("chat", "plain"):
         assert not any(prompting(bpe, template=template).row("", []).keep)
 
 
-def test_pictures_are_numbered_only_when_there_are_several(bpe: PreTrainedTokenizerFast) -> None:
+def test_pictures_are_numbered_only_when_there_are_several(bpe: Qwen2Tokenizer) -> None:
     for template in ("chat", "plain"):
         writer = prompting(bpe, template=template, number_references=True)
         assert "Picture" not in bpe.decode(writer.row("red", [1]).ids)
@@ -97,25 +77,25 @@ def test_pictures_are_numbered_only_when_there_are_several(bpe: PreTrainedTokeni
         assert kept_text(bpe, writer.row("red", [1, 1])) == "red"
 
 
-def test_a_system_instruction_is_written_and_dropped(bpe: PreTrainedTokenizerFast) -> None:
+def test_a_system_instruction_is_written_and_dropped(bpe: Qwen2Tokenizer) -> None:
     for template in ("chat", "plain"):
         row = prompting(bpe, template=template, system="describe the toy").row("red", [1])
         assert "describe the toy" in bpe.decode(row.ids)
         assert kept_text(bpe, row) == "red"
 
 
-def test_template_tokens_can_be_kept(bpe: PreTrainedTokenizerFast) -> None:
+def test_template_tokens_can_be_kept(bpe: Qwen2Tokenizer) -> None:
     row = prompting(bpe, keep_template_tokens=True).row("red", [1])
     assert all(row.keep)
 
 
 @pytest.mark.parametrize("token", CONTROL)
-def test_control_tokens_in_a_prompt_are_refused(bpe: PreTrainedTokenizerFast, token: str) -> None:
+def test_control_tokens_in_a_prompt_are_refused(bpe: Qwen2Tokenizer, token: str) -> None:
     with pytest.raises(InputError, match=token.replace("|", r"\|")):
         prompting(bpe).row(f"red {token} toy", [1])
 
 
-def test_templates_that_cannot_work_are_refused(bpe: PreTrainedTokenizerFast) -> None:
+def test_templates_that_cannot_work_are_refused(bpe: Qwen2Tokenizer) -> None:
     for chat_template, complaint in {
         "{% for m in messages %}{{ m['role'] }}{% endfor %}": "leaves the prompt out",
         "{% for m in messages %}{% for c in m['content'] %}{{ c['text'] }}{% endfor %}{% endfor %}": "0 image tokens",
@@ -142,10 +122,8 @@ def test_the_processors_template_is_read_where_the_tokenizer_has_none(
     internvl3_checkpoint: Path, tmp_path: Path
 ) -> None:
     folder = shutil.copytree(internvl3_checkpoint, tmp_path / "legacy")
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    template, tokenizer.chat_template = tokenizer.chat_template, None
+    template = (folder / "chat_template.jinja").read_text()
     (folder / "chat_template.jinja").unlink()
-    tokenizer.save_pretrained(folder)
     config = InternVL3.Config(checkpoint=str(folder))
     with pytest.raises(CheckpointError, match="no chat template; set template: plain"):
         InternVL3(config)

@@ -34,7 +34,12 @@ def whole_inputs(encoder: Qwen25VL, sample: Sample) -> dict[str, torch.Tensor]:
     """Inputs of the whole model, with every image token written as text."""
     images = encoder.prepare_images([reference.image for reference in sample.references])
     pads = ("<|vision_start|>" + "<|image_pad|>" * count + "<|vision_end|>" for count in images.tokens)
-    text = "<|im_start|>user\n" + "".join(pads) + sample.prompt + "<|im_end|>\n<|im_start|>assistant\n"
+    turns = (
+        "system\nYou are a helpful assistant<|im_end|>\n",
+        f"user\n{''.join(pads)}{sample.prompt}<|im_end|>\n",
+        "assistant\n",
+    )
+    text = "".join(f"<|im_start|>{turn}" for turn in turns)
     tokens = encoder.prompting.tokenizer(text, return_tensors="pt", add_special_tokens=False)
     return {"input_ids": tokens.input_ids, "attention_mask": tokens.attention_mask, **images.inputs}
 
@@ -42,7 +47,7 @@ def whole_inputs(encoder: Qwen25VL, sample: Sample) -> dict[str, torch.Tensor]:
 def kept(encoder: Qwen25VL, ids: torch.Tensor, prompt: str) -> torch.Tensor:
     tokenizer = encoder.prompting.tokenizer
     images = (ids == tokenizer.convert_tokens_to_ids("<|image_pad|>")).nonzero().flatten()
-    end = int((ids == tokenizer.convert_tokens_to_ids("<|im_end|>")).nonzero()[0])
+    end = int((ids == tokenizer.convert_tokens_to_ids("<|im_end|>")).nonzero()[-1])
     return torch.cat([images, torch.arange(end - len(prompt.split()), end)])
 
 
@@ -59,9 +64,60 @@ def test_hidden_states_are_those_of_the_whole_model_with_spatial_positions(
     features = encoder.encode([one, sample("toy"), sample("a red toy on the beach", (64, 64), (64, 64))])
     positions = kept(encoder, inputs["input_ids"][0], one.prompt)
     for mine, theirs in zip(features.hidden_states, spatial.hidden_states, strict=True):
-        torch.testing.assert_close(mine[0, : len(positions)], theirs[0, positions], atol=1e-5, rtol=1e-4)
+        largest = float(theirs.abs().max())
+        torch.testing.assert_close(mine[0, : len(positions)], theirs[0, positions], atol=1e-6 * largest, rtol=1e-6)
     last = features.hidden_states[-1][0, : len(positions)]
     assert not torch.allclose(last, flat.hidden_states[-1][0, positions], atol=1e-2)
+
+
+@torch.no_grad()
+def test_positions_are_spatial_and_without_the_token_types_they_would_not_be(
+    encoder: Qwen25VL, reference_model: Any, sample: MakeSample
+) -> None:
+    one = sample("a red toy", (32, 48), (40, 16))
+    inputs = whole_inputs(encoder, one)
+    seen: list[torch.Tensor] = []
+    encoder.model.language_model.rotary_emb.register_forward_pre_hook(
+        lambda _module, args, keywords: seen.append(keywords.get("position_ids", args[-1])), with_kwargs=True
+    )
+    encoder.encode([one])
+    ids, grid = inputs["input_ids"], inputs["image_grid_thw"]
+    is_image = (ids == encoder.model.config.image_token_id).int()
+    expected, _ = reference_model.model.get_rope_index(ids, is_image, image_grid_thw=grid)
+    length = seen[0].shape[-1]  # what follows the prompt is not computed
+    assert torch.equal(seen[0][-3:], expected[..., :length])
+    time, rows, columns = seen[0][-3:, 0]
+    assert not torch.equal(rows, columns)
+    assert not torch.equal(time, torch.arange(length))
+    # The same call without the token types, as a caller of transformers might write it:
+    encoder.model.rope_deltas = None
+    encoder.model(input_ids=ids, pixel_values=inputs["pixel_values"], image_grid_thw=grid)
+    assert torch.equal(seen[1][-1, 0], torch.arange(ids.shape[1]))
+
+
+@torch.no_grad()
+def test_left_padding_as_transformers_would_is_the_same(
+    encoder: Qwen25VL, reference_model: Any, sample: MakeSample
+) -> None:
+    batch = [sample("a red toy", (32, 48)), sample("a red toy on the beach", (40, 16), seed=1)]
+    both = [whole_inputs(encoder, one) for one in batch]
+    length = max(inputs["input_ids"].shape[1] for inputs in both)
+    pad = lambda row, value: torch.nn.functional.pad(row, (length - row.shape[1], 0), value=value)  # noqa: E731
+    ids = torch.cat([pad(inputs["input_ids"], 0) for inputs in both])
+    mask = torch.cat([pad(inputs["attention_mask"], 0) for inputs in both])
+    images = {key: torch.cat([inputs[key] for inputs in both]) for key in ("pixel_values", "image_grid_thw")}
+    is_image = (ids == encoder.model.config.image_token_id).int()
+    whole = reference_model(
+        input_ids=ids, attention_mask=mask, mm_token_type_ids=is_image, output_hidden_states=True, **images
+    )
+    features = encoder.encode(batch)
+    for row, one in enumerate(batch):
+        positions = kept(encoder, ids[row], one.prompt)
+        for mine, theirs in zip(features.hidden_states, whole.hidden_states, strict=True):
+            largest = float(theirs.abs().max())
+            torch.testing.assert_close(
+                mine[row, features.mask[row]], theirs[row, positions], atol=1e-6 * largest, rtol=1e-6
+            )
 
 
 @torch.no_grad()

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderKL, FluxKontextPipeline
 from hypothesis import given, settings, strategies as st
 from pydantic import ValidationError
 
@@ -34,6 +35,19 @@ def test_latents_are_scaled_and_shifted(vae: VAE, model: AutoencoderKL, sample: 
     expected = (posterior.mean - model.config.shift_factor) * model.config.scaling_factor
     torch.testing.assert_close(vae.encode_images(images), expected)
     torch.testing.assert_close(vae.encode([sample("", (32, 48), seed=1)]).values[0], expected[1:])
+
+
+@torch.no_grad()
+def test_latents_and_images_are_those_of_diffusers_pipeline(vae: VAE, model: AutoencoderKL, sample: MakeSample) -> None:
+    others = ("scheduler", "text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2", "transformer")
+    pipeline = FluxKontextPipeline(vae=model, **dict.fromkeys(others))
+    images = sample("", (32, 48)).references[0].image[None]
+    latents = vae.encode_images(images)
+    theirs = pipeline._encode_vae_image(pipeline.image_processor.preprocess(images), torch.Generator())
+    torch.testing.assert_close(latents, theirs, rtol=0, atol=1e-6)
+    pixels = model.decode(theirs / model.config.scaling_factor + model.config.shift_factor).sample
+    shown = pipeline.image_processor.postprocess(pixels, output_type="pt")
+    torch.testing.assert_close(vae.decode(latents), shown, rtol=0, atol=1e-6)
 
 
 @torch.no_grad()
@@ -99,10 +113,69 @@ def test_bfloat16_stays_near_float32(vae: VAE, pipeline_checkpoint: Path, sample
     assert half.decode(latents).dtype is torch.float32
 
 
+@torch.no_grad()
+def test_tiles_are_diffusers_own(pipeline_checkpoint: Path, model: AutoencoderKL, sample: MakeSample) -> None:
+    vae = VAE(VAE.Config(checkpoint=str(pipeline_checkpoint), tiling=True, tile_size=32))
+    tiled = AutoencoderKL.from_pretrained(pipeline_checkpoint / "vae").eval()
+    tiled.enable_tiling()
+    tiled.tile_sample_min_size, tiled.tile_latent_min_size = 32, 16
+    image = sample("", (48, 80)).references[0].image[None]
+    posterior = tiled.encode(image * 2 - 1).latent_dist
+    expected = (posterior.mean - tiled.config.shift_factor) * tiled.config.scaling_factor
+    latents = vae.encode_images(image)
+    torch.testing.assert_close(latents, expected)
+    torch.testing.assert_close(vae.decode(latents), (tiled.decode(posterior.mean).sample / 2 + 0.5).clamp(0, 1))
+    whole = (model.encode(image * 2 - 1).latent_dist.mean - model.config.shift_factor) * model.config.scaling_factor
+    assert latents.shape == whole.shape
+    assert not torch.allclose(latents, whole)  # normalisation sees one tile at a time
+
+
+@torch.no_grad()
+def test_images_up_to_one_tile_are_coded_whole(vae: VAE, pipeline_checkpoint: Path, sample: MakeSample) -> None:
+    tiled = VAE(VAE.Config(checkpoint=str(pipeline_checkpoint), tiling=True, tile_size=64))
+    image = sample("", (64, 48)).references[0].image[None]
+    assert torch.equal(tiled.encode_images(image), vae.encode_images(image))
+
+
+@torch.no_grad()
+def test_larger_tiles_differ_less_from_the_whole(vae: VAE, pipeline_checkpoint: Path, sample: MakeSample) -> None:
+    image = sample("", (128, 128)).references[0].image[None]
+    whole = vae.encode_images(image)
+    differences = []
+    for side in (32, 64, 96, 128):
+        tiled = VAE(VAE.Config(checkpoint=str(pipeline_checkpoint), tiling=True, tile_size=side))
+        images = tiled.decode(whole) - vae.decode(whole)
+        differences.append((float((tiled.encode_images(image) - whole).norm()), float(images.norm())))
+    for larger, smaller in pairwise(differences):
+        assert all(more > less for more, less in zip(larger, smaller, strict=True))
+    assert differences[-1] == (0, 0)
+
+
+@torch.no_grad()
+def test_the_largest_activation_no_longer_grows_with_the_image(pipeline_checkpoint: Path, sample: MakeSample) -> None:
+    def largest(side: int, **options: object) -> int:
+        vae = VAE(VAE.Config(checkpoint=str(pipeline_checkpoint), **options))
+        sizes: list[int] = []
+        for module in vae.model.modules():
+            module.register_forward_hook(lambda _m, _a, out: sizes.append(out.numel()) if hasattr(out, "numel") else 0)
+        vae.decode(vae.encode_images(sample("", (side, side)).references[0].image[None]))
+        return max(sizes)
+
+    tiles = {"tiling": True, "tile_size": 32}
+    assert largest(128, **tiles) == largest(64, **tiles)
+    assert largest(128) == 4 * largest(64)
+
+
 def test_options_that_cannot_work_are_refused(pipeline_checkpoint: Path, vae: VAE) -> None:
     checkpoint = str(pipeline_checkpoint)
-    with pytest.raises(ValidationError, match="'float32' or 'bfloat16'"):
+    with pytest.raises(ValidationError, match=r"overflow in it .*; expected 'float32' or 'bfloat16'"):
         VAE.Config(checkpoint=checkpoint, dtype="float16")
+    with pytest.raises(ValidationError, match="'float32' or 'bfloat16'"):
+        VAE.Config(checkpoint=checkpoint, dtype="float8")
+    with pytest.raises(ValidationError, match="without tiling: true"):
+        VAE.Config(checkpoint=checkpoint, tile_size=64)
+    with pytest.raises(InputError, match="tile_size 30 is no multiple of 8"):
+        VAE(VAE.Config(checkpoint=checkpoint, tiling=True, tile_size=30))
     with pytest.raises(ValidationError, match="exclude each other"):
         VAE.Config(checkpoint=checkpoint, size=32, max_size=64)
     with pytest.raises(InputError, match="no multiple of 4"):

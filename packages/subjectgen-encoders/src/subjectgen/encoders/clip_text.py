@@ -12,6 +12,9 @@ from transformers import CLIPTextModel
 
 from subjectgen.encoders.frozen import Frozen
 from subjectgen.encoders.loading import CheckpointConfig, load_model, load_tokenizer
+from subjectgen.encoders.planned import Sources, new_model
+
+MODEL_TYPES = ("clip_text_model", "clip")
 
 
 class ClipText(Frozen):
@@ -30,20 +33,31 @@ class ClipText(Frozen):
         model = load_model(
             CLIPTextModel,
             config,
-            model_types=("clip_text_model", "clip"),
+            model_types=MODEL_TYPES,
             dtype=dtype,
             subfolder="text_encoder",
         )
         return cls(model, load_tokenizer(config, "tokenizer"))
 
-    @torch.no_grad()
-    def pooled(self, prompts: Sequence[str]) -> Float[Tensor, "b p"]:
-        """Hidden state at each prompt's end token, after the final norm; longer prompts are cut, as in FLUX."""
-        tokens = self.tokenizer(
+    @classmethod
+    def planned(cls, checkpoint: str, sources: Sources, *, dtype: str) -> ClipText:
+        """The model without weights and with one token per word, for ``subjectgen plan``."""
+        values = sources.config(checkpoint, "text_encoder")
+        model = new_model(CLIPTextModel, values, model_types=MODEL_TYPES, dtype=dtype)
+        return cls(model, sources.tokenizer(end=model.config.eos_token_id))
+
+    def tokenize(self, prompts: Sequence[str]) -> Any:
+        """Token ids and mask of prompts; longer ones are cut, as in FLUX."""
+        return self.tokenizer(
             list(prompts),
             padding="longest",
             max_length=self.model.config.max_position_embeddings,
             truncation=True,
             return_tensors="pt",
-        ).to(self.device)
+        )
+
+    @torch.no_grad()
+    def pooled(self, prompts: Sequence[str]) -> Float[Tensor, "b p"]:
+        """Hidden state at each prompt's end token, after the final norm."""
+        tokens = self.tokenize(prompts).to(self.device)
         return self.model(input_ids=tokens.input_ids, attention_mask=tokens.attention_mask).pooler_output

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float
@@ -17,10 +17,11 @@ from subjectgen.encoders.frozen import Frozen, dtype_of
 from subjectgen.encoders.loading import (
     AttentionImplementation,
     CheckpointConfig,
+    load_config,
     load_model,
-    load_model_config,
     load_tokenizer,
 )
+from subjectgen.encoders.planned import Sources, new_model
 
 
 class FluxText(Frozen):
@@ -52,8 +53,9 @@ class FluxText(Frozen):
         self.config = config
         self.clip = ClipText.from_config(config, dtype=config.dtype)
         self.pooled_width: int = self.clip.width
-        self.width: int = load_model_config(config, ("t5",), "text_encoder_2")["d_model"]
-        self.t5 = self.tokenizer = None
+        self.width: int = load_config(config, "model_type", ("t5",), "text_encoder_2")["d_model"]
+        self.t5: Any = None
+        self.tokenizer: Any = None
         if config.output == "all":
             self.tokenizer = load_tokenizer(config, "tokenizer_2")
             self.t5 = load_model(
@@ -65,6 +67,22 @@ class FluxText(Frozen):
                 subfolder="text_encoder_2",
             )
         self.freeze()
+
+    @classmethod
+    def planned(cls, config: FluxText.Config, sources: Sources) -> FluxText:
+        """The encoder without weights and with one token per word, for ``subjectgen plan``."""
+        encoder = cls.__new__(cls)
+        Frozen.__init__(encoder)
+        encoder.config = config
+        encoder.clip = ClipText.planned(config.checkpoint, sources, dtype=config.dtype)
+        values = sources.config(config.checkpoint, "text_encoder_2")
+        encoder.pooled_width, encoder.width = encoder.clip.width, values["d_model"]
+        encoder.t5 = encoder.tokenizer = None
+        if config.output == "all":
+            encoder.tokenizer = sources.tokenizer(end=values.get("eos_token_id", 1))
+            encoder.t5 = new_model(T5EncoderModel, values, model_types=("t5",), dtype=config.dtype)
+        encoder.freeze()
+        return encoder
 
     @torch.no_grad()
     def encode(self, samples: Sequence[Sample], *, layers: Sequence[int] | None = None) -> Conditioning:
@@ -79,17 +97,26 @@ class FluxText(Frozen):
         tokens, mask = self._tokens(prompts)
         return Conditioning(tokens=tokens, mask=mask, pooled=self.clip.pooled(prompts))
 
-    def _tokens(self, prompts: list[str]) -> tuple[Float[Tensor, "b l d"], Bool[Tensor, "b l"]]:
-        if self.t5 is None or self.tokenizer is None:
-            empty = torch.zeros(len(prompts), 0, self.width, device=self.device, dtype=dtype_of(self.clip))
-            return empty, torch.zeros(len(prompts), 0, device=self.device, dtype=torch.bool)
-        encoded = self.tokenizer(
+    def prepared(self, samples: Sequence[Sample]) -> Mapping[str, Tensor]:
+        """What the text models see of a batch: token ids of CLIP and, where it is loaded, of T5 (for fingerprints)."""
+        prompts = [sample.prompt for sample in samples]
+        t5 = {} if self.t5 is None else {"t5_token_ids": self._tokenize(prompts).input_ids}
+        return {"clip_token_ids": self.clip.tokenize(prompts).input_ids, **t5}
+
+    def _tokenize(self, prompts: list[str]) -> Any:
+        return self.tokenizer(
             prompts,
             padding="max_length" if self.config.attend_padding else "longest",
             max_length=self.config.max_length,
             truncation=True,
             return_tensors="pt",
-        ).to(self.device)
+        )
+
+    def _tokens(self, prompts: list[str]) -> tuple[Float[Tensor, "b l d"], Bool[Tensor, "b l"]]:
+        if self.t5 is None:
+            empty = torch.zeros(len(prompts), 0, self.width, device=self.device, dtype=dtype_of(self.clip))
+            return empty, torch.zeros(len(prompts), 0, device=self.device, dtype=torch.bool)
+        encoded = self._tokenize(prompts).to(self.device)
         if self.config.attend_padding:
             tokens = self.t5(input_ids=encoded.input_ids).last_hidden_state
             return tokens, torch.ones(tokens.shape[:2], device=self.device, dtype=torch.bool)

@@ -7,8 +7,10 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float
+from pydantic import Field, model_validator
 from torch import Tensor
 from transformers import InternVLModel
+from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import get_optimal_tiled_canvas
 
 from subjectgen.core import CheckpointError
 from subjectgen.core.images import fit_image
@@ -16,7 +18,7 @@ from subjectgen.encoders.mllm import ImageBatch, MultimodalConfig, MultimodalEnc
 
 
 class InternVL3(MultimodalEncoder):
-    """InternVL3: every reference is one tile, 256 tokens at 448 px.
+    """InternVL3: every reference is one tile, 256 tokens at 448 px, unless ``crop_to_patches`` says otherwise.
 
     Needs a checkpoint in transformers' format, the ones whose names end in ``-hf``.
     """
@@ -28,6 +30,17 @@ class InternVL3(MultimodalEncoder):
         """A ``-hf`` checkpoint; the plain ones would need code from the hub."""
         fit: Literal["pad", "crop", "stretch"] = "pad"
         """How a reference becomes square: ``pad`` shows all of it on white, ``stretch`` is the checkpoint's own way."""
+        crop_to_patches: bool = False
+        """Cut large references into several tiles and a thumbnail of the whole, each 256 tokens, as the checkpoint's
+        processor does by default: a picture of 1024 px becomes 2,560 tokens. It is stretched to the tiles."""
+        max_patches: int = Field(default=12, ge=2)
+        """Most tiles of one reference, without the thumbnail, when ``crop_to_patches`` is on."""
+
+        @model_validator(mode="after")
+        def _tiles_are_stretched(self) -> InternVL3.Config:
+            if self.crop_to_patches and "fit" in self.model_fields_set and self.fit != "stretch":
+                raise ValueError(f"crop_to_patches stretches references to their tiles; remove fit: {self.fit}")
+            return self
 
     model_class: ClassVar[Any] = InternVLModel
     model_type: ClassVar[str] = "internvl"
@@ -35,6 +48,9 @@ class InternVL3(MultimodalEncoder):
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
+        self._read_sizes()
+
+    def _read_sizes(self) -> None:
         vision, ratio = self.model.config.vision_config, self.model.config.downsample_ratio
         height, width = vision.image_size
         self.image_size: tuple[int, int] = (height, width)
@@ -45,12 +61,23 @@ class InternVL3(MultimodalEncoder):
         self._check_size()
 
     def prepare_images(self, images: Sequence[Float[Tensor, "3 _ _"]]) -> ImageBatch:
-        """One tile per image."""
-        tiles = torch.stack([fit_image(image, self.image_size, self.config.fit) for image in images])
+        """One tile per image, or several."""
+        tiles = [self._tiles(image) for image in images]
         return ImageBatch(
-            inputs={"pixel_values": self.preprocessing.normalize(tiles)},
-            tokens=(self.tokens_per_image,) * len(images),
+            inputs={"pixel_values": self.preprocessing.normalize(torch.cat(tiles))},
+            tokens=tuple(self.tokens_per_image * len(cut) for cut in tiles),
         )
+
+    def _tiles(self, image: Float[Tensor, "3 h w"]) -> Float[Tensor, "tiles 3 _ _"]:
+        """Tiles of one image row by row, then the whole where there are several (arXiv 2404.16821, section 3.2)."""
+        if not self.config.crop_to_patches:
+            return fit_image(image, self.image_size, self.config.fit)[None]
+        (height, width), (size_y, size_x) = self.image_size, image.shape[-2:]
+        columns, rows = get_optimal_tiled_canvas((size_y, size_x), self.image_size, 1, self.config.max_patches)
+        canvas = fit_image(image, (rows * height, columns * width), "stretch")
+        cut = canvas.reshape(3, rows, height, columns, width).permute(1, 3, 0, 2, 4).reshape(-1, 3, height, width)
+        whole = fit_image(image, self.image_size, "stretch")[None]
+        return torch.cat([cut, whole]) if len(cut) > 1 else cut
 
     def image_markers(self, tokenizer: Any) -> tuple[int, int]:
         """``<img>`` and ``</img>``."""

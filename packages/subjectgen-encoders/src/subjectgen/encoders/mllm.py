@@ -11,19 +11,22 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from subjectgen.core import CheckpointError, Features, InputError, Modality, Sample
+from subjectgen.encoders.batching import TokenBatch, collate, take
 from subjectgen.encoders.clip_text import ClipText
 from subjectgen.encoders.frozen import Frozen, dtype_of
 from subjectgen.encoders.loading import (
     AttentionImplementation,
     CheckpointConfig,
+    DeviceMap,
     load_json,
     load_model,
     load_tokenizer,
 )
+from subjectgen.encoders.planned import IMAGE, Sources, new_model, planned_preprocessing
 from subjectgen.encoders.preprocessing import Preprocessing, check_images
 from subjectgen.encoders.prompting import Prompting, Template, TokenRow
 
@@ -35,6 +38,9 @@ class MultimodalConfig(CheckpointConfig):
     """Data type of the weights; ``auto`` is the one they were saved in."""
     attention_implementation: AttentionImplementation | None = None
     """Attention kernel of transformers; ``None`` lets transformers choose."""
+    device_map: DeviceMap | None = None
+    """Spread the model over devices as accelerate does: ``auto``, or a table of modules to devices (0, ``cpu``,
+    ``disk``). ``None``: all of it on the run's device."""
     template: Template = "chat"
     """``chat``: the checkpoint's chat template. ``plain``: images, then the prompt, nothing else."""
     system: str | None = None
@@ -59,18 +65,6 @@ class ImageBatch:
     """Number of tokens of each image."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class TokenBatch:
-    """Sequences of a batch, padded on the right, and where the kept tokens are."""
-
-    ids: Int[Tensor, "b s"]
-    attention_mask: Int[Tensor, "b s"]
-    position: Int[Tensor, "b l"]
-    """Place of each kept token in ``ids``; 0 at padding."""
-    modality: Int[Tensor, "b l"]
-    reference: Int[Tensor, "b l"]
-
-
 class MultimodalEncoder(Frozen):
     """Base of the multimodal encoders (paper 3.2): F_0..F_M of the kept tokens.
 
@@ -90,6 +84,7 @@ class MultimodalEncoder(Frozen):
             model_types=(self.model_type,),
             dtype=config.dtype,
             attention=config.attention_implementation,
+            device_map=config.device_map,
         )
         text = self.model.language_model.config
         if config.raw_last_layer:
@@ -101,6 +96,34 @@ class MultimodalEncoder(Frozen):
         self.clip = self._clip()
         self.pooled_width: int | None = self.clip.width if self.clip else None
         self.freeze()
+
+    @classmethod
+    def planned(cls, config: MultimodalConfig, sources: Sources) -> MultimodalEncoder:
+        """The encoder without weights and with one token per word, for ``subjectgen plan``."""
+        encoder = cls.__new__(cls)
+        Frozen.__init__(encoder)
+        encoder.config = config
+        values = sources.config(config.checkpoint)
+        encoder.model = new_model(cls.model_class, values, model_types=(cls.model_type,), dtype=config.dtype)
+        text = encoder.model.language_model.config
+        encoder.width, encoder.depth = text.hidden_size, text.num_hidden_layers + 1
+        encoder.preprocessing = planned_preprocessing(sources.preprocessor(config.checkpoint))
+        encoder._read_sizes()
+        ids, image = encoder.model.config, encoder.model.config.image_token_id
+        opening, closing = (
+            getattr(ids, "vision_start_token_id", image - 2),
+            getattr(ids, "vision_end_token_id", image - 1),
+        )
+        names = {IMAGE: image, "<img>": opening, "</img>": closing}
+        encoder.prompting = encoder._new_prompting(sources.tokenizer(names=names, image=IMAGE))
+        encoder.clip = ClipText.planned(config.clip, sources, dtype=config.dtype) if config.clip else None
+        encoder.pooled_width = encoder.clip.width if encoder.clip else None
+        encoder.freeze()
+        return encoder
+
+    @abstractmethod
+    def _read_sizes(self) -> None:
+        """Sizes of images and patches, from the model's config and the preprocessor's values."""
 
     @abstractmethod
     def prepare_images(self, images: Sequence[Float[Tensor, "3 _ _"]]) -> ImageBatch:
@@ -129,9 +152,8 @@ class MultimodalEncoder(Frozen):
             InputError: an empty batch, a layer the model does not have, a reference or prompt that cannot be used.
         """
         wanted = self._wanted_layers(layers, samples)
-        references = [reference.image for sample in samples for reference in sample.references]
-        images = self._images(references)
-        tokens = collate(self._rows(samples, images), padding=self.prompting.image_markers[0], device=self.device)
+        images = self._images(samples)
+        tokens = self._tokens(samples, images)
         vision = self.model.get_image_features(**images.inputs, return_dict=True) if images else None
         valid = tokens.modality != Modality.PADDING
         states = self._hidden_states(tokens, images, vision, wanted)
@@ -144,7 +166,28 @@ class MultimodalEncoder(Frozen):
             last_layer_normalized=not self.config.raw_last_layer,
         )
 
-    def _images(self, references: Sequence[Tensor]) -> ImageBatch | None:
+    def prepared(self, samples: Sequence[Sample]) -> Mapping[str, Tensor]:
+        """What the model sees of a batch: token ids, and pixels where there are references (for fingerprints)."""
+        images = self._images(samples)
+        pixels = {} if images is None else {"pixels": images.inputs["pixel_values"]}
+        return {"token_ids": self._tokens(samples, images).ids, **pixels}
+
+    @property
+    def device(self) -> torch.device:
+        """Where inputs go: the device of the first weights in memory; the CPU where there are only sizes."""
+        in_memory = (p.device for p in self.parameters() if p.device.type != "meta")
+        return next(in_memory, torch.device("cpu"))
+
+    def _apply(self, fn: Any, recurse: bool = True) -> MultimodalEncoder:
+        """Move or cast, but leave a model that a device map has placed where it is."""
+        if self.config.device_map is None:
+            return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        if self.clip is not None:
+            self.clip._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return self
+
+    def _images(self, samples: Sequence[Sample]) -> ImageBatch | None:
+        references = [reference.image for sample in samples for reference in sample.references]
         check_images(references)
         moved = [image.to(self.device, torch.float32) for image in references]
         return self.prepare_images(moved) if moved else None
@@ -173,6 +216,9 @@ class MultimodalEncoder(Frozen):
             flat = torch.cat(pooler) if isinstance(pooler, tuple | list) else pooler.flatten(0, 1)
             features[modality == Modality.IMAGE] = flat.to(features)
         return features
+
+    def _tokens(self, samples: Sequence[Sample], images: ImageBatch | None) -> TokenBatch:
+        return collate(self._rows(samples, images), padding=self.prompting.image_markers[0], device=self.device)
 
     def _rows(self, samples: Sequence[Sample], images: ImageBatch | None) -> list[TokenRow]:
         counts = iter(images.tokens if images else ())
@@ -203,43 +249,17 @@ class MultimodalEncoder(Frozen):
             )
         # Older checkpoints keep the template with pictures beside the tokenizer, for the processor alone.
         processor = load_json(config, "chat_template.json") or {}
+        return self._new_prompting(tokenizer, processor.get("chat_template"))
+
+    def _new_prompting(self, tokenizer: Any, chat_template: str | None = None) -> Prompting:
+        config = self.config
         return Prompting(
             tokenizer,
             image_token_id=self.model.config.image_token_id,
             image_markers=self.image_markers(tokenizer),
             template=config.template,
-            chat_template=processor.get("chat_template"),
+            chat_template=chat_template,
             system=config.system,
             number_references=config.number_references,
             keep_template_tokens=config.keep_template_tokens,
         )
-
-
-def collate(rows: Sequence[TokenRow], *, padding: int, device: torch.device) -> TokenBatch:
-    """Pad sequences on the right with the id ``padding`` (any but the image token) and list their kept tokens.
-
-    Attention is causal, so what follows the last kept token cannot reach it and is not computed at all.
-    """
-    kept = [[i for i, keep in enumerate(row.keep) if keep] for row in rows]
-    used = [row.ids[: (positions or [0])[-1] + 1] or [padding] for row, positions in zip(rows, kept, strict=True)]
-    return TokenBatch(
-        ids=_pad(used, padding, device),
-        attention_mask=_pad([[1] * len(ids) for ids in used], 0, device),
-        position=_pad(kept, 0, device),
-        modality=_pad([[r.modality[i] for i in k] for r, k in zip(rows, kept, strict=True)], Modality.PADDING, device),
-        reference=_pad([[r.reference[i] for i in k] for r, k in zip(rows, kept, strict=True)], -1, device),
-    )
-
-
-def take(
-    states: Float[Tensor, "b s c"], position: Int[Tensor, "b l"], valid: Bool[Tensor, "b l"]
-) -> Float[Tensor, "b l c"]:
-    """Kept tokens of a hidden state, zero at padding."""
-    rows = torch.arange(len(states), device=states.device)[:, None]
-    return states[rows, position].masked_fill_(~valid[..., None], 0)
-
-
-def _pad(rows: Sequence[Sequence[int]], value: int, device: torch.device) -> Int[Tensor, "b l"]:
-    length = max(map(len, rows))
-    padded = [[*row, *[value] * (length - len(row))] for row in rows]
-    return torch.tensor(padded, dtype=torch.long, device=device).view(len(rows), length)

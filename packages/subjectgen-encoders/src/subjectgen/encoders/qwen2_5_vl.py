@@ -13,7 +13,8 @@ from transformers import Qwen2_5_VLModel
 
 from subjectgen.core import CheckpointError
 from subjectgen.core.images import fit_image
-from subjectgen.encoders.mllm import ImageBatch, MultimodalConfig, MultimodalEncoder, TokenBatch
+from subjectgen.encoders.batching import TokenBatch
+from subjectgen.encoders.mllm import ImageBatch, MultimodalConfig, MultimodalEncoder
 from subjectgen.encoders.preprocessing import native_size, patchify
 
 
@@ -34,12 +35,15 @@ class Qwen25VL(MultimodalEncoder):
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
+        self._read_sizes()
+
+    def _read_sizes(self) -> None:
         vision, values = self.model.config.vision_config, self.preprocessing.values
         self.patch: int = vision.patch_size
         self.merge: int = vision.spatial_merge_size
         self.temporal: int = vision.temporal_patch_size
         self._check_patches()
-        size = values.get("size") or {}
+        size, config = values.get("size") or {}, self.config
         lowest = values.get("min_pixels", size.get("shortest_edge", 0))
         highest = values.get("max_pixels", size.get("longest_edge"))
         allowed = config.max_tokens * self.multiple**2

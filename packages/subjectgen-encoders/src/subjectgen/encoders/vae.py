@@ -5,20 +5,30 @@ Shape letters: b batch, h w pixels, c latent channels, y x latent pixels, k refe
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
 from diffusers import AutoencoderKL
 from jaxtyping import Float
-from pydantic import Field, model_validator
-from torch import Tensor
+from pydantic import Field, field_validator, model_validator
+from torch import Tensor, nn
 
-from subjectgen.core import CheckpointError, InputError, Latents, Sample
+from subjectgen.core import InputError, Latents, Sample
 from subjectgen.core.images import fit_image
 from subjectgen.encoders.frozen import Frozen, dtype_of
-from subjectgen.encoders.loading import CheckpointConfig, check_complete, loading, source, torch_dtype
+from subjectgen.encoders.hub_errors import loading
+from subjectgen.encoders.loading import (
+    CheckpointConfig,
+    check_complete,
+    load_config,
+    load_weights,
+    quiet,
+    torch_dtype,
+)
+from subjectgen.encoders.planned import Sources
 from subjectgen.encoders.preprocessing import check_images
+from subjectgen.encoders.weight_files import DIFFUSERS
 
 
 class VAE(Frozen):
@@ -41,6 +51,27 @@ class VAE(Frozen):
         """How a reference becomes square when ``size`` is given; ``pad`` shows all of it on white."""
         max_size: int = Field(default=512, ge=1)
         """Longest side in pixels when ``size`` is not given; smaller references are not enlarged."""
+        tiling: bool = False
+        """Code images with a side above ``tile_size`` in overlapping tiles, whose seams are blended: memory no longer
+        grows with the image. Each tile is normalised by itself, so pixels change, less the larger the tiles are."""
+        tile_size: int | None = Field(default=None, ge=1)
+        """Side of a tile in pixels; ``None`` takes the checkpoint's ``sample_size``, 1024 for FLUX."""
+
+        @field_validator("dtype", mode="before")
+        @classmethod
+        def _no_float16(cls, value: object) -> object:
+            if value == "float16":
+                raise ValueError(
+                    "float16 is refused: activations of FLUX's autoencoder overflow in it (force_upcast in its config);"
+                    " expected 'float32' or 'bfloat16'"
+                )
+            return value
+
+        @model_validator(mode="after")
+        def _tiles_are_wanted(self) -> VAE.Config:
+            if self.tile_size is not None and not self.tiling:
+                raise ValueError(f"tile_size: {self.tile_size} has no meaning without tiling: true")
+            return self
 
         @model_validator(mode="after")
         def _one_size(self) -> VAE.Config:
@@ -56,11 +87,28 @@ class VAE(Frozen):
         super().__init__()
         self.config = config
         self.model: Any = _load(config)
+        self._read_sizes()
+
+    @classmethod
+    def planned(cls, config: VAE.Config, sources: Sources) -> VAE:
+        """The autoencoder without weights, for ``subjectgen plan``."""
+        encoder = cls.__new__(cls)
+        Frozen.__init__(encoder)
+        encoder.config = config
+        model = AutoencoderKL.from_config(sources.config(config.checkpoint, config.subfolder))
+        encoder.model = nn.Module.to(model, getattr(torch, config.dtype))  # diffusers' own `to` warns of nothing
+        encoder._read_sizes()
+        return encoder
+
+    def _read_sizes(self) -> None:
+        config = self.config
         self.width: int = self.model.config.latent_channels
         self.scale_factor: int = 2 ** (len(self.model.config.block_out_channels) - 1)
         """Image pixels per latent pixel along one axis."""
         self.multiple = 2 * self.scale_factor
         """Sides of an image are multiples of this: the backbone packs 2x2 latent pixels into one token."""
+        if config.tiling:
+            self._use_tiles(config.tile_size)
         if config.size is not None and config.size % self.multiple:
             raise InputError(f"vae: size {config.size} is no multiple of {self.multiple} pixels")
         if config.max_size < self.multiple:
@@ -122,28 +170,39 @@ class VAE(Frozen):
             )
         return self.encode_images(torch.stack(prepared))
 
+    def prepared(self, samples: Sequence[Sample]) -> Mapping[str, Tensor]:
+        """What the autoencoder sees of a batch: the first references, resized (for fingerprints)."""
+        images = [self.prepare(sample.references[0].image) for sample in samples if sample.references]
+        return {"pixels": torch.stack(images)} if images else {}
+
+    def _use_tiles(self, size: int | None) -> None:
+        """Switch tiling on; tiles overlap by a quarter, which must be whole latent pixels."""
+        self.model.enable_tiling()
+        if size is None:
+            return
+        step = 4 * self.scale_factor
+        if size % step:
+            raise InputError(f"vae: tile_size {size} is no multiple of {step} pixels")
+        self.model.tile_sample_min_size = size
+        self.model.tile_latent_min_size = size // self.scale_factor
+
     @property
     def _shift(self) -> float:
         return self.model.config.shift_factor or 0.0
 
 
 def _load(config: VAE.Config) -> Any:
-    """Read an ``AutoencoderKL`` and refuse another architecture or a file that lacks weights."""
-    name, keywords = source(config, config.subfolder)
-    keywords["subfolder"] = config.subfolder or None
-    with loading("AutoencoderKL", config.checkpoint):
-        found = AutoencoderKL.load_config(name, **keywords)
-        if found.get("_class_name") != "AutoencoderKL":
-            raise CheckpointError(
-                f"checkpoint {config.checkpoint!r}, folder {config.subfolder!r} holds a {found.get('_class_name')!r}, "
-                "expected an 'AutoencoderKL'"
-            )
+    """Read an ``AutoencoderKL`` whose checkpoint fits it weight for weight."""
+    load_config(config, "_class_name", ("AutoencoderKL",), config.subfolder)
+    folder = load_weights(config, DIFFUSERS, config.subfolder)
+    with loading("AutoencoderKL", config.checkpoint), quiet():
         model, report = AutoencoderKL.from_pretrained(
-            name,
+            folder,
             torch_dtype=torch_dtype(config.dtype),
             use_safetensors=True,
             output_loading_info=True,
-            **keywords,
+            ignore_mismatched_sizes=True,  # they are named and refused below
+            low_cpu_mem_usage=False,  # which that needs
         )
-    check_complete(report, config.checkpoint)
+    check_complete(model, report, config.checkpoint)
     return model
