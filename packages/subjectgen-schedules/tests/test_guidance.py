@@ -5,6 +5,7 @@ from subjectgen.schedules.always_on import AlwaysOn
 from subjectgen.schedules.three_stage import ThreeStage
 
 TEXT_ONLY = Visibility(text=True, references=False)
+REFERENCES_ONLY = Visibility(text=False, references=True)
 
 
 def build(**guidance):
@@ -29,7 +30,8 @@ def test_a_stage_overrides_only_what_it_writes():
 @pytest.mark.parametrize(
     ("negative", "expected"),
     [
-        ("nothing", {"mllm": NOTHING, "vae": NOTHING}),
+        ("empty", {"mllm": NOTHING, "vae": NOTHING}),
+        ("same", {"mllm": REFERENCES_ONLY, "vae": REFERENCES_ONLY}),
         ("no_references", {"mllm": TEXT_ONLY, "vae": TEXT_ONLY}),
         ({"mllm": ["text"]}, {"mllm": TEXT_ONLY, "vae": NOTHING}),
         ({"vae": ["text", "references"]}, {"mllm": NOTHING, "vae": EVERYTHING}),
@@ -42,6 +44,11 @@ def test_the_negative_pass_sees_what_is_written(negative, expected):
 def test_the_default_negative_pass_is_unconditional():
     schedule = build(true_cfg=2.5)
     assert not schedule.active(0.9).restricted(schedule.guidance(0.9).negative).names
+
+
+def test_an_unknown_word_is_answered_with_the_known_ones():
+    with pytest.raises(ValueError, match=r"negative(.|\n)*'same', 'no_references' or 'empty'"):
+        build(negative="nothing")
 
 
 def test_unknown_names_are_answered_with_the_nearest():

@@ -11,6 +11,7 @@ import yaml
 from subjectgen.core import CheckpointError, ConfigError, InputError
 from subjectgen.core.plugins import Plugins
 from subjectgen.runner.assemble import System
+from subjectgen.runner.cli import main
 from subjectgen.runner.experiment import Experiment
 from subjectgen.runner.pipeline import SubjectPipeline
 from subjectgen.runner.training import Trainer, phase_schedule
@@ -40,7 +41,7 @@ def test_only_adapter_and_aggregator_are_trained(trained) -> None:
 def test_a_run_directory_describes_itself(trained) -> None:
     _, _, result = trained
     names = {path.name for path in result.folder.iterdir()}
-    expected = {"experiment.yaml", "run.json", "metrics.jsonl", "lora.safetensors"}
+    expected = {"experiment.yaml", "run.json", "metrics.jsonl", "fingerprint.json", "lora.safetensors"}
     assert names == expected | {"branches.mllm.aggregator.safetensors"}
     facts = json.loads((result.folder / "run.json").read_text())
     assert "subjectgen-aggregators" in facts["plugins"]
@@ -117,6 +118,17 @@ def test_nothing_to_train_is_said(write, tmp_path) -> None:
     with pytest.raises(ConfigError, match="nothing to train"):
         Trainer(system, tmp_path / "run").train()
     assert not (tmp_path / "run").exists()
+
+
+def test_training_without_a_dataset_is_said_before_any_part_is_loaded(write, tmp_path, capsys) -> None:
+    path = write({"backbone": {"checkpoint": str(tmp_path / "nowhere")}})
+    tree = yaml.safe_load(path.read_text())
+    del tree["training"]["dataset"]
+    path.write_text(yaml.safe_dump(tree))
+    with pytest.raises(SystemExit) as ended:
+        main(["train", str(path), "--out", str(tmp_path / "run")])
+    assert ended.value.code == 2
+    assert "training.dataset: missing, and training.phases.0 names none" in capsys.readouterr().err
 
 
 def test_losses_are_counted_in_the_stage_of_their_own_timestep(write, tmp_path, monkeypatch) -> None:

@@ -11,7 +11,10 @@ from subjectgen.core import Config, Guidance, Visibility
 from subjectgen.schedules.names import check_names
 
 Input: TypeAlias = Literal["text", "references"]
-Negative: TypeAlias = Literal["nothing", "no_references"] | dict[str, tuple[Input, ...]]
+Word: TypeAlias = Literal["same", "no_references", "empty"]
+Negative: TypeAlias = Word | dict[str, tuple[Input, ...]]
+SEEN: Mapping[Word, tuple[Input, ...]] = {"same": ("references",), "no_references": ("text",), "empty": ()}
+"""What every branch sees in the negative pass, by word."""
 
 
 class GuidanceSettings(Config):
@@ -21,9 +24,11 @@ class GuidanceSettings(Config):
     """Value of the backbone's own guidance input (FLUX.1-dev has one); null where it has none."""
     true_cfg: float = Field(default=1.0, ge=0)
     """Scale of classifier-free guidance in two passes; 1 means one pass."""
-    negative: Negative = "nothing"
-    """What the negative pass sees: ``nothing``; ``no_references`` (text only); or per branch the inputs it sees, such
-    as ``{mllm: [text]}``, where a branch that is not named sees nothing."""
+    negative: Negative = "empty"
+    """What the negative pass sees. ``empty``: nothing. ``no_references``: the text alone. ``same``: the same
+    references, no text; branches that read no text then say the same in both passes, and a stage of such branches alone
+    needs one pass. Or per branch the inputs it sees, such as ``{mllm: [text]}``, where a branch that is not named sees
+    nothing."""
 
 
 class GuidanceConfig(GuidanceSettings):
@@ -58,8 +63,7 @@ def _negative(negative: Negative, branches: Sequence[str], *, key: str) -> Mappi
     if isinstance(negative, dict):
         check_names(key, negative, branches)
         return {name: sees(negative.get(name, ())) for name in branches}
-    seen: tuple[Input, ...] = ("text",) if negative == "no_references" else ()
-    return dict.fromkeys(branches, sees(seen))
+    return dict.fromkeys(branches, sees(SEEN[negative]))
 
 
 def sees(inputs: Sequence[Input]) -> Visibility:

@@ -26,7 +26,9 @@ from subjectgen.core import (
 )
 from subjectgen.core.checkpoint import atomic_write
 from subjectgen.core.plugins import Plugins
-from subjectgen.runner.experiment import BranchSettings, Experiment
+from subjectgen.runner.experiment import BranchSettings, Experiment, MemorySettings
+from subjectgen.runner.fingerprint import warn_of_changes, write_fingerprint
+from subjectgen.runner.memory import Residency
 
 DEFINING = "defining"
 """In a file's header: options that the weights depend on beside their shapes, of parts that name such."""
@@ -51,14 +53,27 @@ class System:
         plugins: Plugins,
         *,
         device: torch.device | str = "cpu",
+        memory: MemorySettings | None = None,
         reuse: System | None = None,
     ) -> None:
-        """Build all parts; from ``reuse``, a system of the same weights, those that are the same and stay unchanged."""
+        """Build every part.
+
+        Args:
+            experiment: What to build.
+            plugins: Where components are found.
+            device: Where to run.
+            memory: How to fit the device, for generating; call ``memory.settle()`` of the system once weights are
+                loaded. ``None``: everything is put on the device now.
+            reuse: A system of the same weights; parts that are the same and stay unchanged are taken from it, unless it
+                fits the device in another way: what one moves or packs is not where another expects it.
+        """
         self.experiment, self.plugins, self.device = experiment, plugins, torch.device(device)
         self.trained: str | None = None
         """Where the trained parts were loaded from."""
-        self._encoders: dict[str, Any] = dict(reuse._encoders) if reuse else {}
         settings = experiment.settings
+        if reuse is not None and reuse.experiment.settings.memory != settings.memory:
+            reuse = None
+        self._encoders: dict[str, Any] = dict(reuse._encoders) if reuse else {}
         same = reuse is not None and reuse.experiment.settings.backbone == settings.backbone
         self.use_schedule(settings.schedule)
         with torch.random.fork_rng(devices=[]):  # new parts start from the experiment's seed, the caller's stays
@@ -70,8 +85,14 @@ class System:
             self.autoencoder = self._encoder(settings.autoencoder, "autoencoder")
             self._check_autoencoder()
             self.branches = {name: self._branch(name, branch) for name, branch in settings.branches.items()}
-        for module in self._modules():
-            module.to(self.device)
+        self.memory = Residency(
+            memory,
+            self.device,
+            backbone=self.backbone,
+            encoders=[branch.encoder for branch in self.branches.values()],
+            others=[self.autoencoder, *self._parts().values()],
+            shared=same,
+        )
         self._finder: Any = None
 
     def finder(self, what: str) -> Finder:
@@ -124,19 +145,31 @@ class System:
                 with atomic_write(folder / f"{name}.safetensors") as path:
                     defining = json.dumps(getattr(part, "defining", {}))
                     save_file(state, path, metadata={"part": name, "class": type(part).__name__, DEFINING: defining})
+        write_fingerprint(self.encoders(), folder)
 
     def load_trained(self, name: str) -> None:
-        """Read what :meth:`save_trained` wrote.
+        """Read what :meth:`save_trained` wrote; a shared backbone has it already.
+
+        Encoders that are not as they were are warned of: at once if all is in place, else by :meth:`check_features`.
 
         Raises:
             CheckpointError: A missing or tampered file, or one of another shape; says which.
         """
         folder = Path(resolve_checkpoint(name))
-        self.backbone.load_trained(folder)
+        if not self.memory.shared:
+            self.backbone.load_trained(folder)
         for part_name, part in self._parts().items():
             if part.state_dict():
                 _load_part(folder / f"{part_name}.safetensors", part)
         self.trained = name
+        if self.memory.settings is None:
+            self.check_features()
+
+    def check_features(self) -> None:
+        """Warn of encoders that are not as they were when the loaded parts were trained; for this, encoders may run."""
+        if self.trained is not None:
+            self.memory.encoding()
+            warn_of_changes(self.encoders(), Path(resolve_checkpoint(self.trained)))
 
     def trained_modules(self) -> list[nn.Module]:
         """Modules that have a training mode of their own: the backbone and the trained parts of branches."""
@@ -227,12 +260,13 @@ class System:
                 parts[f"branches.{name}.injector"] = branch.injector
         return parts
 
-    def _named_modules(self) -> dict[str, nn.Module]:
-        encoders = {f"branches.{name}.encoder": branch.encoder for name, branch in self.branches.items()}
-        return {"autoencoder": self.autoencoder, **encoders, **self._parts()}
+    def encoders(self) -> dict[str, Any]:
+        """All encoders, by place in the experiment; one that serves several places stands there under each."""
+        branches = {f"branches.{name}.encoder": branch.encoder for name, branch in self.branches.items()}
+        return {"autoencoder": self.autoencoder, **branches}
 
-    def _modules(self) -> list[nn.Module]:
-        return [self.backbone, *self._named_modules().values()]
+    def _named_modules(self) -> dict[str, nn.Module]:
+        return {**self.encoders(), **self._parts()}
 
 
 def _load_part(path: Path, part: nn.Module) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
@@ -56,11 +58,14 @@ def train(
     read = Experiment.read(experiment, override)
     plugins = Plugins.discover()
     _check_parts(read, plugins)
+    read.training_datasets()
     from subjectgen.runner.devices import chosen_device
+    from subjectgen.runner.out_of_memory import explained_memory
     from subjectgen.runner.training import Trainer
 
-    system = System(read, plugins, device=chosen_device(device))
-    result = Trainer(system, out).train()
+    place = chosen_device(device)
+    with explained_memory(read, plugins, device=place, training=True):
+        result = Trainer(System(read, plugins, device=place), out).train()
     for phase, loss in result.losses.items():
         typer.echo(f"{phase}: loss {loss:.4f}")
     typer.echo(f"wrote {result.folder}")
@@ -82,6 +87,8 @@ def generate(
     height: Annotated[int | None, typer.Option(help="Pixels; by default the experiment's.")] = None,
     width: Annotated[int | None, typer.Option(help="Pixels; by default the experiment's.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images per pass.")] = 32,
+    preview: Annotated[Path | None, typer.Option(help="Picture file that shows the images as they come.")] = None,
+    preview_every: Annotated[int, typer.Option(min=1, help="Steps between previews.")] = 5,
     override: Overrides = [],  # noqa: B006
     device: Device = None,
 ) -> None:
@@ -98,6 +105,8 @@ def generate(
         steps=steps,
         size=(height, width),
         batch_size=batch_size,
+        preview=preview,
+        preview_every=preview_every,
         overrides=override,
         device=device,
     ):
@@ -130,6 +139,40 @@ def check(
         import yaml
 
         typer.echo(yaml.safe_dump(tree, sort_keys=False, allow_unicode=True).rstrip())
+
+
+@app.command()
+def plan(
+    experiment: ExperimentPath,
+    references: Annotated[int, typer.Option(help="Reference pictures.")] = 1,
+    reference_size: Annotated[int, typer.Option(help="Pixels of a reference's side.")] = 512,
+    prompt_tokens: Annotated[int, typer.Option(help="Tokens of the prompt.")] = 128,
+    batch: Annotated[int, typer.Option(help="Images generated at once.")] = 1,
+    utilisation: Annotated[float, typer.Option(help="Share of an accelerator's peak that is reached.")] = 0.5,
+    accelerator: Annotated[list[str], typer.Option(help="H200, A100-80 ...; by default all. May be repeated.")] = [],  # noqa: B006
+    override: Overrides = [],  # noqa: B006
+    as_json: AsJson = False,
+) -> None:
+    """Tell parameters, tokens, operations, memory and time of an experiment of any size, without its weights."""
+    with _no_collector():
+        from subjectgen.core.plugins import Plugins
+        from subjectgen.runner.experiment import Experiment
+
+        read, host = Experiment.read(experiment, override), Plugins.discover()
+        _check_parts(read, host)
+        from subjectgen.runner.planning.plan import Request, make_plan
+        from subjectgen.runner.planning.report import as_text
+
+        wish = Request(
+            references=references,
+            reference_size=reference_size,
+            prompt_tokens=prompt_tokens,
+            batch=batch,
+            utilisation=utilisation,
+            accelerators=tuple(accelerator),
+        )
+        made = make_plan(read, host, wish)
+    typer.echo(json.dumps(made, indent=2) if as_json else as_text(made))
 
 
 @app.command()
@@ -214,6 +257,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
 # ------------------------------------------------------------------------------------------------------ helpers
 
 
+@contextmanager
+def _no_collector() -> Iterator[None]:
+    """Without looking for garbage among the libraries' millions of objects: a tenth of the seconds of a plan."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
 def _check_parts(read: Any, host: Any) -> dict[str, Any]:
     """Validate every part with its own config; returns the tree with defaults filled in."""
     settings = read.settings
@@ -245,7 +298,8 @@ def _check_parts(read: Any, host: Any) -> dict[str, Any]:
             part("metrics", metric, f"{where}.metrics.{number}") for number, metric in enumerate(comparison.metrics)
         ]
     if settings.training:
-        tree["training"]["dataset"] = part("datasets", settings.training.dataset, "training.dataset")
+        if settings.training.dataset:
+            tree["training"]["dataset"] = part("datasets", settings.training.dataset, "training.dataset")
         for number, phase in enumerate(settings.training.phases):
             if phase.dataset:
                 where = f"training.phases.{number}.dataset"

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -82,6 +82,19 @@ def _device_type(encoder: Any) -> str:
     return next((p.device.type for p in encoder.parameters()), "cpu")
 
 
+@dataclass(frozen=True, slots=True)
+class Speech:
+    """What one branch does in one pass: what it sees of what it reads, and whether its tokens are multiplied by 0."""
+
+    branch: str
+    seen: Visibility
+    silent: bool
+
+
+Pass: TypeAlias = tuple[Speech, ...]
+"""The branches in the sequence; equal passes give equal velocities."""
+
+
 class Conditioner:
     """Conditionings of a fixed list of samples, each computed at most once per branch and visibility."""
 
@@ -98,34 +111,68 @@ class Conditioner:
         self._samples = {name: list((instead or {}).get(name, samples)) for name in system.branches}
         self._said: dict[tuple[str, Visibility], Said] = {}
         self._placement = placement(system, samples, target_grid)
+        self._count = len(samples)
         self.encoded = 0
         """How many times a branch was run; grows with (branch, visibility), not with steps or seeds."""
+
+    def passed(self, active: ActiveBranches) -> Pass:
+        """The pass that this mask leads to: inputs that a branch does not read, or that no sample has, count not."""
+        speeches = []
+        for name, branch in self._system.branches.items():
+            samples = self._samples[name]
+            seen = _readable(_effective(active, branch), branch, samples)
+            if any(sees_something(branch, sample.seen(seen)) for sample in samples):
+                speeches.append(Speech(name, seen, silent(active, branch)))
+        return tuple(speeches)
 
     def streams(self, active: ActiveBranches, index: Tensor | None = None) -> Streams:
         """Streams of all samples, or of the rows ``index`` of them (a sample may occur many times).
 
         All samples must have the same branches present; :func:`group_rows` makes such groups.
         """
+        return self.joined([self.passed(active)], index)
+
+    def joined(self, passes: Sequence[Pass], index: Tensor | None = None) -> Streams:
+        """Streams of several passes in one batch, the rows of one pass after those of another (see :meth:`joinable`).
+
+        Encodes and aggregates what was not before.
+        """
         place = self._placement
-        streams = Streams(
-            target_grid=self._grid, placement=place.rows(index) if place is not None and index is not None else place
-        )
-        for name, branch in self._system.branches.items():
-            seen = _effective(active, branch)
-            if not any(sees_something(branch, sample.seen(seen)) for sample in self._samples[name]):
-                continue
-            said = self._say(branch, seen)
-            if silent(active, branch):
-                said = scaled(said, torch.zeros(len(self._samples[name])))
-            streams = branch.injector(streams, said if index is None else rows(said, index))
+        rows_of = torch.arange(self._count) if index is None else index
+        if place is not None and (index is not None or len(passes) > 1):
+            place = place.rows(rows_of.repeat(len(passes)).to(place.weights.device))
+        streams = Streams(target_grid=self._grid, placement=place)
+        for speeches in zip(*passes, strict=True):
+            said = [self._say(speech) for speech in speeches]
+            chosen = said if index is None else [rows(one, index) for one in said]
+            streams = self._system.branches[speeches[0].branch].injector(streams, stacked(chosen))
         return streams
 
-    def _say(self, branch: Branch, seen: Visibility) -> Said:
-        key = (branch.name, seen)
+    def joinable(self, passes: Sequence[Pass]) -> bool:
+        """Whether the passes have the same branches present, with equally many tokens: one batch then serves all."""
+        names = {tuple(speech.branch for speech in one) for one in passes}
+        if len(names) > 1:
+            return False
+        return all(
+            len({shape_of(self._say(speech)) for speech in speeches}) == 1 for speeches in zip(*passes, strict=True)
+        )
+
+    def _say(self, speech: Speech) -> Said:
+        branch, key = self._system.branches[speech.branch], (speech.branch, speech.seen)
         if key not in self._said:
             self.encoded += 1
-            self._said[key] = encode(branch, [sample.seen(seen) for sample in self._samples[branch.name]])
-        return self._said[key]
+            self._said[key] = encode(branch, [sample.seen(speech.seen) for sample in self._samples[branch.name]])
+        said = self._said[key]
+        return scaled(said, torch.zeros(self._count)) if speech.silent else said
+
+
+def _readable(seen: Visibility, branch: Branch, samples: Sequence[Sample]) -> Visibility:
+    """What is left of a visibility when inputs are taken away that the branch does not read or no sample has."""
+    inputs = branch.encoder.inputs
+    return Visibility(
+        text=seen.text and "text" in inputs and any(sample.prompt for sample in samples),
+        references=seen.references and "references" in inputs and any(sample.references for sample in samples),
+    )
 
 
 def training_streams(
@@ -182,6 +229,32 @@ def rows(said: Said, index: Tensor) -> Said:
     pooled = None if said.pooled is None else said.pooled[index]
     reference = None if said.reference is None else said.reference[index]
     return Conditioning(tokens=said.tokens[index], mask=said.mask[index], pooled=pooled, reference=reference)
+
+
+def stacked(parts: Sequence[Said]) -> Said:
+    """Conditionings of equal shapes as one, the rows of one after those of another."""
+    first = parts[0]
+    if len(parts) == 1:
+        return first
+    if isinstance(first, Latents):
+        columns = zip(*(part.values for part in parts if isinstance(part, Latents)), strict=True)
+        return Latents(values=tuple(torch.cat(column) for column in columns))
+    given = [part for part in parts if isinstance(part, Conditioning)]
+    pooled = [part.pooled for part in given if part.pooled is not None]
+    reference = [part.reference for part in given if part.reference is not None]
+    return Conditioning(
+        tokens=torch.cat([part.tokens for part in given]),
+        mask=torch.cat([part.mask for part in given]),
+        pooled=torch.cat(pooled) if pooled else None,
+        reference=torch.cat(reference) if reference else None,
+    )
+
+
+def shape_of(said: Said) -> object:
+    """What must be equal for :func:`stacked`."""
+    if isinstance(said, Latents):
+        return tuple(value.shape for value in said.values)
+    return said.tokens.shape, said.pooled is None, said.reference is None
 
 
 def scaled(said: Said, by: Tensor) -> Said:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from subjectgen.core import Config
+from subjectgen.core import Config, ConfigError
 from subjectgen.core.config import Loaded, load, merge
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")]
@@ -38,6 +38,31 @@ class ImageSettings(Config):
     """Pixels."""
 
 
+class MemorySettings(Config):
+    """How generating fits a device. Training has everything in place."""
+
+    offload: Literal["none", "mllm", "group"] = "none"
+    """``mllm``: encoders leave the device before the backbone comes, and the reverse. ``group``: also the backbone
+    stays in the CPU's memory, and its blocks come one at a time (slower, least memory)."""
+    weights: Literal["none", "int8", "int4"] = "none"
+    """Frozen weights of the backbone's blocks in 8 bits (needs torchao) or 4 bits (needs bitsandbytes)."""
+    release_modulation: bool = False
+    """Modulation of all steps is computed before the first; keep its weights (27 % of FLUX.1-dev) off the device."""
+    dtype: Literal["float32", "bfloat16"] | None = None
+    """The backbone's weights while generating; null: bfloat16 on CUDA, elsewhere as the backbone's own option says."""
+    merge_adapters: bool = False
+    """Fold the backbone's adapter into its weights before anything else: less work in every step. Weights in less than
+    float32 round the sum."""
+
+    @model_validator(mode="after")
+    def _group_moves_all(self) -> MemorySettings:
+        if self.offload == "group" and self.weights == "int4":
+            raise ValueError("offload: group and weights: int4: 4-bit weights only move as a whole; use weights: int8")
+        if self.offload == "group" and self.release_modulation:
+            raise ValueError("offload: group and release_modulation: group offloading moves these weights; remove one")
+        return self
+
+
 class PhaseSettings(Config):
     """A stretch of training."""
 
@@ -58,8 +83,9 @@ class PhaseSettings(Config):
 class TrainingSettings(Config):
     """How the trainable parts are trained."""
 
-    dataset: Part
-    """Component of kind datasets; its samples carry targets."""
+    dataset: Part | None = None
+    """Component of kind datasets; its samples carry targets. Null: each phase names its own, or the one who trains
+    does."""
     phases: tuple[PhaseSettings, ...] = Field(min_length=1)
     """One after another; the optimizer starts afresh in each."""
     batch_size: int = Field(default=16, ge=1)
@@ -130,6 +156,8 @@ class ExperimentSettings(Config):
     """Component of kind schedules."""
     image: ImageSettings = ImageSettings()
     """Size of generated images."""
+    memory: MemorySettings = MemorySettings()
+    """How generating fits a device."""
     training: TrainingSettings | None = None
     """Null for experiments that only generate."""
     finder: Part | None = None
@@ -188,6 +216,26 @@ class Experiment:
     def values(self) -> Mapping[str, Any]:
         """The resolved tree, as plain values."""
         return self.loaded.values
+
+    def training_datasets(self) -> list[tuple[str, Part]]:
+        """Of each phase of training: the key that names its dataset, and what it says.
+
+        Raises:
+            ConfigError: No training, or a phase without a dataset.
+        """
+        training, file = self.settings.training, self.loaded.file
+        if training is None:
+            raise ConfigError(f"{file}: training: missing; expected dataset and phases")
+        found = []
+        for number, phase in enumerate(training.phases):
+            spec = phase.dataset or training.dataset
+            if spec is None:
+                raise ConfigError(
+                    f"{file}: training.dataset: missing, and training.phases.{number} names none; expected a component"
+                    " of kind datasets, such as --set 'training.dataset={name: toy_pairs}'"
+                )
+            found.append((f"training.phases.{number}.dataset" if phase.dataset else "training.dataset", spec))
+        return found
 
     def place(self) -> dict[str, Any]:
         """``file`` and ``lines`` for error messages of parts."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -31,8 +31,12 @@ from subjectgen.runner.assemble import System
 from subjectgen.runner.conditioning import group_rows, sees_something
 from subjectgen.runner.devices import chosen_device
 from subjectgen.runner.experiment import Experiment
+from subjectgen.runner.out_of_memory import explained_memory
 from subjectgen.runner.run_directory import RESOLVED
 
+ROUND = 16
+"""Images that are encoded before the first is denoised, where parts leave the device in between. More would move parts
+less often; each keeps its tokens, and for FLUX.1-dev 2 MB of modulation for every step that sees its prompt."""
 ReferenceLike = str | os.PathLike[str] | bytes | Image.Image | Reference
 
 
@@ -71,16 +75,26 @@ class SubjectPipeline:
         """
         if not isinstance(experiment, Experiment):
             experiment = Experiment.read(experiment, overrides)
-        system = System(experiment, plugins or Plugins.discover(), device=chosen_device(device), reuse=reuse)
+        plugins, place = plugins or Plugins.discover(), chosen_device(device)
+        with explained_memory(experiment, plugins, device=place):
+            return cls(cls._ready(experiment, plugins, place, trained, reuse))
+
+    @staticmethod
+    def _ready(
+        experiment: Experiment, plugins: Plugins, device: torch.device, trained: str | None, reuse: System | None
+    ) -> System:
+        system = System(experiment, plugins, device=device, memory=experiment.settings.memory, reuse=reuse)
         weights = trained or experiment.settings.trained
         if weights is not None:
             system.load_trained(weights)
         elif system.trainable():
             file = experiment.loaded.file
-            warnings.warn(f"{file}: no trained weights are named; its trainable parts are random", stacklevel=2)
+            warnings.warn(f"{file}: no trained weights are named; its trainable parts are random", stacklevel=3)
         for module in system.trained_modules():
             module.eval()
-        return cls(system)
+        system.memory.settle()
+        system.check_features()
+        return system
 
     @classmethod
     def from_pretrained(
@@ -152,19 +166,14 @@ class SubjectPipeline:
         on_step: Callable[[sampling.Step], None] | None = None,
     ) -> Generated:
         """Generate one image per (sample, seed); samples may differ in their references."""
-        size = self.size(height, width)
-        images = torch.empty(len(samples), 3, *size)
-        everything = [ActiveBranches(visibility=dict.fromkeys(self.system.branches, EVERYTHING))] * len(samples)
-        for group in group_rows(self.system, samples, everything):
-            for start in range(0, len(group), batch_size):
-                chosen = group[start : start + batch_size]
-                images[chosen] = self._batch(
-                    [samples[i] for i in chosen], [seeds[i] for i in chosen], size, steps=steps, on_step=on_step
-                ).cpu()
-        explained = self._explained(samples, batch_size)
+        system, size = self.system, self.size(height, width)
+        together = min(batch_size, len(samples))
+        with explained_memory(system.experiment, system.plugins, device=system.device, batch_size=together, size=size):
+            explained = self._explained(samples, batch_size)
+            images = self._images(samples, seeds, size, batch_size=batch_size, steps=steps, on_step=on_step)
         records = [
-            self._record(sample, seed, size, steps) | explained[id(sample)]
-            for sample, seed in zip(samples, seeds, strict=True)
+            self._record(sample, seed, size, steps) | said
+            for sample, seed, said in zip(samples, seeds, explained, strict=True)
         ]
         return Generated(images=[to_pil(image) for image in images], tensors=images, records=records)
 
@@ -214,19 +223,33 @@ class SubjectPipeline:
             references[number] = replace(references[number], region_mask=mask[None].cpu())
         return replace(sample, references=tuple(references))
 
-    def _batch(
+    def _images(
         self,
-        samples: list[Sample],
-        seeds: list[int],
+        samples: Sequence[Sample],
+        seeds: Sequence[int],
         size: tuple[int, int],
         *,
+        batch_size: int,
         steps: int | None,
         on_step: Callable[[sampling.Step], None] | None,
-    ) -> Float[Tensor, "b 3 h w"]:
-        unique, index = _unique(samples)
-        start = sampling.noise(seeds, self.system.latent_shape(*size))
-        latents = sampling.sample(self.system, unique, start, index=index, steps=steps, on_step=on_step)
-        return self.system.autoencoder.decode(latents)
+    ) -> Float[Tensor, "n 3 h w"]:
+        images = torch.empty(len(samples), 3, *size)
+        batches = list(self._batches(samples, batch_size))
+        together = max(ROUND // batch_size, 1) if self.system.memory.moves else 1
+        for start in range(0, len(batches), together):
+            some = batches[start : start + together]
+            work = [([samples[row] for row in rows], [seeds[row] for row in rows]) for rows in some]
+            shape = self.system.latent_shape(*size)
+            decoded = sampling.images(self.system, work, shape, steps=steps, on_step=on_step)
+            images[[row for rows in some for row in rows]] = torch.cat(decoded)
+        return images
+
+    def _batches(self, samples: Sequence[Sample], batch_size: int) -> Iterator[list[int]]:
+        """Rows that the backbone can take at once: the same branches present, the same sizes."""
+        everything = [ActiveBranches(visibility=dict.fromkeys(self.system.branches, EVERYTHING))] * len(samples)
+        for group in group_rows(self.system, samples, everything):
+            for start in range(0, len(group), batch_size):
+                yield group[start : start + batch_size]
 
     def size(self, height: int | None = None, width: int | None = None) -> tuple[int, int]:
         """Height and width of images: the experiment's where none is given.
@@ -244,21 +267,26 @@ class SubjectPipeline:
         return size
 
     @torch.no_grad()
-    def _explained(self, samples: Sequence[Sample], batch_size: int) -> dict[int, dict[str, Any]]:
-        """What aggregators that ``explain`` themselves say of each sample, such as a router's weights."""
-        said: dict[int, dict[str, Any]] = {id(sample): {} for sample in samples}
+    def _explained(self, samples: Sequence[Sample], batch_size: int) -> list[dict[str, Any]]:
+        """What aggregators that ``explain`` themselves say of each sample, such as a router's weights.
+
+        Encoders run once more for it, where they are: on the device, since sampling begins with them.
+        """
+        self.system.memory.encoding()
+        unique, index = sampling.distinct(samples)
+        said: list[dict[str, Any]] = [{} for _ in unique]
         for name, branch in self.system.branches.items():
             aggregator: Any = branch.aggregator
             if not hasattr(aggregator, "explain"):
                 continue
-            seen = list({id(sample): sample for sample in samples if sees_something(branch, sample)}.values())
+            seen = [number for number, sample in enumerate(unique) if sees_something(branch, sample)]
             layers = getattr(aggregator, "layers", None)
             for start in range(0, len(seen), batch_size):
                 chunk = seen[start : start + batch_size]
-                explained = aggregator.explain(branch.encoder.encode(chunk, layers=layers))
-                for sample, row in zip(chunk, explained, strict=True):
-                    said[id(sample)].setdefault("explained", {})[name] = row
-        return said
+                features = branch.encoder.encode([unique[number] for number in chunk], layers=layers)
+                for number, row in zip(chunk, aggregator.explain(features), strict=True):
+                    said[number].setdefault("explained", {})[name] = row
+        return [said[number] for number in index.tolist()]
 
     def _record(self, sample: Sample, seed: int, size: tuple[int, int], steps: int | None) -> dict[str, Any]:
         return {
@@ -290,17 +318,3 @@ def _check_named(phrase: str, prompt: str) -> None:
         raise InputError(
             f"region find:{phrase}: prompt {prompt!r} does not name it; expected a prompt with that subject"
         )
-
-
-def _unique(samples: list[Sample]) -> tuple[list[Sample], Tensor]:
-    """Samples without repetition, and which of them each row is."""
-    found: dict[object, int] = {}
-    unique: list[Sample] = []
-    index = []
-    for sample in samples:
-        key = (sample.prompt, tuple(id(reference) for reference in sample.references))
-        if key not in found:
-            found[key] = len(unique)
-            unique.append(sample)
-        index.append(found[key])
-    return unique, torch.tensor(index)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,8 +40,8 @@ class Trainer:
 
     def __init__(self, system: System, out: Path, *, console: Console | None = None) -> None:
         settings = system.experiment.settings.training
-        if settings is None:
-            raise ConfigError(f"{system.experiment.loaded.file}: training: missing; expected dataset and phases")
+        datasets = system.experiment.training_datasets()
+        assert settings is not None  # or there would be no datasets
         self.system, self.settings = system, settings
         self.console = console or Console(stderr=True)
         AcceleratorState._reset_state()  # it is one per process and would keep an earlier trainer's precision
@@ -51,7 +51,7 @@ class Trainer:
                 f"training: launched with {self.accelerator.num_processes} processes; expected one, for all of them "
                 "would train on the same samples and write the same folder"
             )
-        self.datasets = self._build_datasets()
+        self.datasets = self._build_datasets(datasets)
         """One per phase; phases that say the same share one."""
         self.dataset = self.datasets[0]
         self.run = RunDirectory(out, system)
@@ -64,7 +64,6 @@ class Trainer:
         """Run all phases; a checkpoint follows each."""
         self._check()
         set_seed(self.system.experiment.settings.seed)
-        self.run.begin(_distinct(self.datasets))
         losses = {}
         for number, phase in enumerate(self.settings.phases):
             name = f"phase {number + 1} ({phase.name or '+'.join(phase.branches or tuple(self.system.branches))})"
@@ -100,6 +99,8 @@ class Trainer:
             for step, indices in zip(range(phase.steps), self._batches(), strict=False):
                 _set_rate(optimizer, rate * _factor(step, phase.steps, self.settings))
                 interval.add(self._step(schedule, indices, parameters, optimizer))
+                if not self.step:  # memory has held a step: a run that cannot begin leaves nothing behind
+                    self.run.begin(_distinct(self.datasets))
                 self.step += 1
                 if (step + 1) % self.settings.log_every == 0 or step + 1 == phase.steps:
                     last = interval.loss
@@ -157,12 +158,10 @@ class Trainer:
 
     # ------------------------------------------------------------------------------------------------------ data
 
-    def _build_datasets(self) -> list[Any]:
+    def _build_datasets(self, wanted: Sequence[tuple[str, Mapping[str, Any]]]) -> list[Any]:
         built: dict[str, Any] = {}
         datasets = []
-        for number, phase in enumerate(self.settings.phases):
-            spec = phase.dataset or self.settings.dataset
-            where = f"training.phases.{number}.dataset" if phase.dataset else "training.dataset"
+        for where, spec in wanted:
             key = json.dumps(spec, sort_keys=True, default=str)
             if key not in built:
                 built[key] = self.system.plugins.build("datasets", spec, where=where, **self.system.experiment.place())
