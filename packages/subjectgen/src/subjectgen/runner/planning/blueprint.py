@@ -1,0 +1,91 @@
+"""An experiment built without weights: every part as in training and sampling, with shapes in place of numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel
+
+from subjectgen.backbones.single_file import architecture
+from subjectgen.core import CheckpointError, Config, SubjectgenError
+from subjectgen.core.plugins import Plugins
+from subjectgen.runner.assemble import System
+from subjectgen.runner.experiment import Experiment
+from subjectgen.runner.planning.shipped import find_config, is_local
+from subjectgen.runner.planning.stand_ins import StandIns
+
+
+class Blueprint(System):
+    """All parts of an experiment on torch's ``meta`` device, whatever checkpoints it names.
+
+    A component with weights of its own is made by the first way that it offers:
+        its classmethod ``planned(config, sources)``; a config with ``checkpoint`` and ``architecture``, whose sizes
+        are then read from ``config.json``; or as always, where its weights are on this machine.
+
+    Raises:
+        CheckpointError: A hub id whose sizes are not known without a download.
+    """
+
+    def __init__(self, experiment: Experiment, plugins: Plugins) -> None:
+        super().__init__(experiment, plugins, device="meta")
+
+    def _build(self, kind: str, spec: Mapping[str, Any], where: str, **runtime: Any) -> Any:
+        if kind not in ("encoders", "backbones"):
+            return super()._build(kind, spec, where, **runtime)
+        target, config = self.plugins.configure(kind, spec, where=where, **self.experiment.place())
+        try:
+            return _without_weights(target, config)
+        except SubjectgenError as error:
+            raise self.experiment.loaded.error(where, str(error)) from error
+
+
+def _without_weights(target: Any, config: Config) -> Any:
+    with torch.device("meta"):
+        if hasattr(target, "planned"):
+            return target.planned(config, StandIns())
+        sized = _sized(config)
+        if sized is not None:
+            return target(sized)
+    checkpoint = getattr(config, "checkpoint", None)
+    if isinstance(checkpoint, str) and not is_local(checkpoint):
+        if "architecture" in type(config).model_fields:
+            place = "/".join(filter(None, (getattr(config, "subfolder", None), "config.json")))
+            raise CheckpointError(
+                f"checkpoint {checkpoint!r}: no {place} with the sizes of {target.__name__}; expected another subfolder"
+            )
+        raise CheckpointError(
+            f"{target.__name__} cannot be planned from hub id {checkpoint!r}: it has neither a classmethod"
+            " planned(config, sources) nor an option `architecture`"
+        )
+    return target(config)
+
+
+def _sized(config: Config) -> Config | None:
+    """The config with an architecture in place of its checkpoint; ``None`` if it has no such option or file."""
+    fields, checkpoint = type(config).model_fields, getattr(config, "checkpoint", None)
+    if "architecture" not in fields or checkpoint is None:
+        return config if "architecture" in fields else None
+    found = _sizes(checkpoint, getattr(config, "subfolder", None) or "")
+    nothing = {"checkpoint": None, "subfolder": None, "revision": None, "compile": False}
+    unused = {name: value for name, value in nothing.items() if name in fields}
+    for kind in _kinds(fields["architecture"].annotation):
+        for values in (found, *(value for value in found.values() if isinstance(value, dict))):
+            if kind.model_fields.keys() <= values.keys():
+                sizes = {name: values[name] for name in kind.model_fields}
+                return type(config).model_validate({**config.model_dump(), **unused, "architecture": sizes})
+    return None
+
+
+def _sizes(checkpoint: str, subfolder: str) -> dict[str, Any]:
+    """Of a folder or a hub id from its ``config.json``, of a FLUX file from its header."""
+    file = Path(checkpoint).expanduser()
+    return architecture(file) if file.is_file() else find_config(checkpoint, subfolder) or {}
+
+
+def _kinds(annotation: Any) -> list[type[BaseModel]]:
+    """Configs in ``A | None``."""
+    found = (annotation, *getattr(annotation, "__args__", ()))
+    return [one for one in found if isinstance(one, type) and issubclass(one, BaseModel)]
