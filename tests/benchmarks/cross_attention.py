@@ -8,19 +8,14 @@ take turns in every round, so that a busy machine is unfair to all alike. FLOPs 
 from __future__ import annotations
 
 import argparse
-import os
-import platform
-import shlex
 import statistics
-import sys
-import time
 from collections.abc import Callable
 from dataclasses import replace
 
 import torch
+from _side_by_side import flops, flux_slice, introduce, measure, parser, ratio
 from diffusers.models.transformers.transformer_flux import FluxIPAdapterAttnProcessor
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from subjectgen.backbones.flux import FluxBackbone
 from subjectgen.core import Conditioning, Placement, Streams
@@ -30,31 +25,9 @@ from subjectgen_dynaip.cross_attention import CrossAttentionInjector
 Variant = Callable[[], Tensor]
 
 
-def attention_flops(
-    query: tuple[int, ...], key: tuple[int, ...], value: tuple[int, ...], *_: object, **__: object
-) -> int:
-    """Two products, QK^T and PV: multiplications and additions."""
-    batch, heads, tokens, width = query
-    return 2 * batch * heads * tokens * key[2] * (width + value[3])
-
-
-CPU_ATTENTION = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention_flops}
-
-
-def backbone(options: argparse.Namespace) -> FluxBackbone:
-    """A slice of FLUX at the wanted width."""
-    architecture = {
-        "num_layers": options.double,
-        "num_single_layers": options.single,
-        "num_attention_heads": options.width // 128,
-    }
-    config = FluxBackbone.Config(architecture=architecture, dtype=options.dtype)
-    return FluxBackbone(config).to(options.device).eval()
-
-
 def variants(options: argparse.Namespace) -> tuple[dict[str, Variant], dict[str, Variant]]:
     """One step of the backbone: plain and with references; and, on the blocks both have, diffusers' IP-Adapter."""
-    model = backbone(options)
+    model = flux_slice(options)
     dtype, device = getattr(torch, options.dtype), options.device
     latents = torch.randn(1, 16, 2 * options.grid, 2 * options.grid, device=device, dtype=dtype)
     context = torch.randn(1, options.context, 4096, device=device, dtype=dtype)
@@ -147,27 +120,6 @@ def attentions(transformer: torch.nn.Module) -> list[tuple[str, torch.nn.Module]
 
 
 @torch.no_grad()
-def measure(rows: dict[str, Variant], repeats: int, device: str) -> dict[str, list[float]]:
-    """Milliseconds per row, rows taking turns; the first round warms up and is thrown away."""
-    times: dict[str, list[float]] = {name: [] for name in rows}
-    for _ in range(repeats + 1):
-        for name, run in rows.items():
-            start = time.perf_counter()
-            run()
-            if device == "cuda":
-                torch.cuda.synchronize()
-            times[name].append(1e3 * (time.perf_counter() - start))
-    return {name: found[1:] for name, found in times.items()}
-
-
-@torch.no_grad()
-def flops(run: Variant) -> int:
-    """Counted by torch, which knows the attention kernels of GPUs; the CPU's is told to it here."""
-    with FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION) as counter:
-        run()
-    return int(counter.get_total_flops())
-
-
 def report(rows: dict[str, Variant], options: argparse.Namespace) -> None:
     """Print the table. ``time x``: against the first row in the same round, median; ``FLOPs x``: counted; ``overhead``:
     added time over added FLOPs, both as shares of the first row's."""
@@ -176,11 +128,11 @@ def report(rows: dict[str, Variant], options: argparse.Namespace) -> None:
     first = next(iter(rows))
     print(f"{'':40}{'ms':>10}{'time x':>9}{'GFLOPs':>10}{'FLOPs x':>9}{'overhead':>10}")
     for name, found in times.items():
-        ratio = statistics.median(one / base for one, base in zip(found, times[first], strict=True))
+        share = ratio(times, name, first)
         counts = counted[name] / counted[first]
-        overhead = f"{(ratio - 1) / (counts - 1):10.2f}" if counts > 1 else ""
+        overhead = f"{(share - 1) / (counts - 1):10.2f}" if counts > 1 else ""
         milliseconds = statistics.median(found)
-        print(f"{name:40}{milliseconds:10.1f}{ratio:9.4f}{counted[name] / 1e9:10.1f}{counts:9.4f}{overhead}")
+        print(f"{name:40}{milliseconds:10.1f}{share:9.4f}{counted[name] / 1e9:10.1f}{counts:9.4f}{overhead}")
 
 
 def attention_alone(options: argparse.Namespace) -> None:
@@ -206,30 +158,21 @@ def attention_alone(options: argparse.Namespace) -> None:
 
 def arguments() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--width", type=int, default=1536, help="channels of the backbone; FLUX: 3072")
-    parser.add_argument("--double", type=int, default=2, help="double blocks")
-    parser.add_argument("--single", type=int, default=2, help="single blocks")
-    parser.add_argument("--grid", type=int, default=32, help="target tokens along one side; 32 is 512 pixels")
-    parser.add_argument("--context", type=int, default=128, help="text tokens")
-    parser.add_argument("--tokens", type=int, default=577, help="tokens of the reference")
-    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
-    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--seed", type=int, default=0)
-    return parser.parse_args()
+    made = parser(__doc__)
+    made.add_argument("--width", type=int, default=1536, help="channels of the backbone; FLUX: 3072")
+    made.add_argument("--double", type=int, default=2, help="double blocks")
+    made.add_argument("--single", type=int, default=2, help="single blocks")
+    made.add_argument("--grid", type=int, default=32, help="target tokens along one side; 32 is 512 pixels")
+    made.add_argument("--context", type=int, default=128, help="text tokens")
+    made.add_argument("--tokens", type=int, default=577, help="tokens of the reference")
+    return made.parse_args()
 
 
 def main() -> None:
     """Measure and print."""
     options = arguments()
-    torch.manual_seed(options.seed)
+    introduce(options)
     ours, theirs = variants(options)
-    on_gpu = options.device == "cuda"
-    name = torch.cuda.get_device_name() if on_gpu else platform.processor() or platform.machine()
-    print(f"command  {shlex.join(['python', *sys.argv])}")
-    print(f"machine  {name}, {os.cpu_count()} cores, {torch.get_num_threads()} threads")
-    print(f"versions python {platform.python_version()}, torch {torch.__version__}; seed {options.seed}")
     print(
         f"sizes    width {options.width}, {options.double} double and {options.single} single blocks, "
         f"{options.grid}x{options.grid} target, {options.context} text and {options.tokens} reference tokens, "

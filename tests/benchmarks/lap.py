@@ -9,16 +9,13 @@ multimodal LLM. The rows take turns in every round, so that a busy machine is un
 from __future__ import annotations
 
 import argparse
-import os
-import platform
-import shlex
 import statistics
-import sys
-import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
+from _side_by_side import introduce, measure, parser, ratio
 from torch import Tensor, nn
 
 from subjectgen.aggregators.heads import choose_heads
@@ -69,15 +66,6 @@ def variants(width: int, layers: int, dtype: torch.dtype, device: str) -> dict[s
     }
 
 
-def timed(run: Callable[[], object], device: str) -> float:
-    """Milliseconds of one call."""
-    start = time.perf_counter()
-    run()
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return 1e3 * (time.perf_counter() - start)
-
-
 def forward(variant: Variant, x: Tensor) -> None:
     """Forward pass without a graph."""
     with torch.no_grad():
@@ -112,17 +100,6 @@ def saved_bytes(variant: Variant, x: Tensor) -> int:
     return (held(x) - held(half)) * len(x) // (len(x) - len(half))
 
 
-def measure(rows: dict[str, Variant], x: Tensor, repeats: int) -> dict[str, dict[str, list[float]]]:
-    """Milliseconds per row and pass, rows taking turns; the first round warms up and is thrown away."""
-    passes = {"forward": forward, "forward+backward": forward_and_backward}
-    times: dict[str, dict[str, list[float]]] = {name: {label: [] for label in passes} for name in rows}
-    for _ in range(repeats + 1):
-        for name, variant in rows.items():
-            for label, run in passes.items():
-                times[name][label].append(timed(lambda run=run, variant=variant: run(variant, x), x.device.type))
-    return {name: {label: found[1:] for label, found in row.items()} for name, row in times.items()}
-
-
 def check_equal(rows: dict[str, Variant], x: Tensor) -> float:
     """Largest difference between any row and the first, over the first's largest value."""
     with torch.no_grad():
@@ -133,46 +110,39 @@ def check_equal(rows: dict[str, Variant], x: Tensor) -> float:
 def report(rows: dict[str, Variant], x: Tensor, repeats: int) -> None:
     """Print the table; ratios are against the first row, more is better."""
     features = x.untyped_storage().nbytes()
-    times, base = measure(rows, x, repeats), None
+    passes = {"forward": forward, "forward+backward": forward_and_backward}
+    times = {
+        label: measure({name: partial(run, variant, x) for name, variant in rows.items()}, repeats, x.device.type)
+        for label, run in passes.items()
+    }
+    first, base = next(iter(rows)), 0.0
     print(f"{'':32}{'forward ms':>18}{'x':>7}{'fwd+bwd ms':>18}{'x':>7}{'saved/features':>16}{'x':>7}")
     for name, variant in rows.items():
-        medians = {label: statistics.median(found) for label, found in times[name].items()}
         saved = saved_bytes(variant, x) / features
-        base = base or (*medians.values(), saved)
-        cells = [f"{medians[label]:9.2f} ({min(found):7.2f})" for label, found in times[name].items()]
-        ratios = [f"{one / other:7.2f}" for one, other in zip(base, (*medians.values(), saved), strict=True)]
-        print(f"{name:32}{cells[0]}{ratios[0]}{cells[1]}{ratios[1]}{saved:16.2f}{ratios[2]}")
+        base = base or saved
+        cells = [
+            f"{statistics.median(found[name]):9.2f} ({min(found[name]):7.2f}){ratio(found, first, name):7.2f}"
+            for found in times.values()
+        ]
+        print(f"{name:32}{cells[0]}{cells[1]}{saved:16.2f}{base / saved:7.2f}")
 
 
 def arguments() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--width", type=int, default=512, help="channels of the hidden states; InternVL3-8B: 3584")
-    parser.add_argument("--layers", type=int, default=29, help="hidden states; InternVL3: 29")
-    parser.add_argument("--tokens", type=int, default=128, help="valid tokens of the batch")
-    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])
-    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--seed", type=int, default=0)
-    return parser.parse_args()
-
-
-def machine(device: str) -> str:
-    """What the numbers were measured on."""
-    name = torch.cuda.get_device_name() if device == "cuda" else platform.processor() or platform.machine()
-    return f"{name}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
+    made = parser(__doc__)
+    made.add_argument("--width", type=int, default=512, help="channels of the hidden states; InternVL3-8B: 3584")
+    made.add_argument("--layers", type=int, default=29, help="hidden states; InternVL3: 29")
+    made.add_argument("--tokens", type=int, default=128, help="valid tokens of the batch")
+    return made.parse_args()
 
 
 def main() -> None:
     """Measure and print."""
     options = arguments()
-    torch.manual_seed(options.seed)
+    introduce(options)
     dtype = getattr(torch, options.dtype)
     rows = variants(options.width, options.layers, dtype, options.device)
     x = torch.randn(options.tokens, options.layers, options.width, device=options.device, dtype=dtype)
-    print(f"command  {shlex.join(['python', *sys.argv])}")
-    print(f"machine  {machine(options.device)}")
-    print(f"versions python {platform.python_version()}, torch {torch.__version__}; seed {options.seed}")
     print(
         f"sizes    C={options.width} n={options.layers} tokens={options.tokens} {options.dtype}, "
         f"heads={choose_heads(options.width, None)}; median (min) of {options.repeats}; x: first row / this row"

@@ -1,114 +1,280 @@
-"""What dropping silent branches saves against zeroing them, side by side: per stage and for a whole image.
+"""What dropping silent branches saves, against all tokens always on, and of what was counted; what negatives cost.
 
-    python tests/benchmarks/stages.py [--experiment experiments/toybox/demo.yaml] [--batch 8] [--repeats 7]
-
-The backbone step alone is timed per stage, then a whole image with conditioning. Variants take turns within each
-repeat, so that a busy machine slows all of them alike; the table shows medians and the ratio.
+Run by ``nox -s benchmarks``, or alone: ``python tests/benchmarks/stages.py --heads 24 --side 32``.
+A slice of FLUX with random weights and tokens, as in ``sampler.py``. FLOPs are torch's count. Rows take turns in every
+round, so that a busy machine is unfair to all alike.
 """
 
 from __future__ import annotations
 
 import argparse
-import platform
 import statistics
-import sys
-import time
-from collections.abc import Callable
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import torch
+import yaml
+from _side_by_side import flops, measure, ratio
+from sampler import CHANNELS, CONTEXT, EMBEDDED, Run, arguments, describe, header, prepared
+from torch import nn
 
-from subjectgen.core import Sample
+from subjectgen.core import (
+    Component,
+    Conditioning,
+    Config as BaseConfig,
+    Latents,
+    Reference,
+    Sample,
+    Streams,
+    TokenGroup,
+    hookimpl,
+)
 from subjectgen.core.plugins import Plugins
 from subjectgen.runner import sampling
 from subjectgen.runner.assemble import System
-from subjectgen.runner.conditioning import Conditioner
 from subjectgen.runner.experiment import Experiment
 
-VARIANTS = ("drop", "zero")
+GRID = "cosine"
+NEGATIVES = ("empty", "no_references", "same")
+ONE_PASS = {"embedded": EMBEDDED}
+ALONE = "1 pass, no negative"
 
 
-def samples(system: System, count: int) -> list[Sample]:
-    """Held-out toys with prompts."""
-    dataset = system.plugins.build("datasets", {"name": "held_out_toys", "toys": count, "scenes": 1})
-    return [dataset[index] for index in range(count)]
+class Words(nn.Module):
+    """As many context tokens as the prompt and each reference are said to have; in the place of an MLLM with a DLA."""
+
+    class Config(BaseConfig):
+        """Numbers of tokens."""
+
+        text: int
+        """Of a prompt."""
+        image: int
+        """Of a reference."""
+
+    inputs = frozenset({"text", "references"})
+    width, depth, pooled_width = CONTEXT, 1, None
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.config = config
+        self.register_buffer("place", torch.zeros(()))
+
+    def encode(self, samples: Sequence[Sample], *, layers: Sequence[int] | None = None) -> Conditioning:
+        """Random tokens, the same for equal inputs."""
+        count = self.config.text * bool(samples[0].prompt) + self.config.image * len(samples[0].references)
+        tokens = torch.randn(1, count, CONTEXT, generator=torch.Generator().manual_seed(count)).to(self.place)
+        tokens = tokens.expand(len(samples), -1, -1)
+        return Conditioning(tokens=tokens, mask=torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device))
 
 
-def tokens(system: System, batch: list[Sample], grid: tuple[int, int], t: float) -> int:
-    """Tokens in the backbone's sequence at a timestep."""
-    streams = Conditioner(system, batch, target_grid=grid).streams(system.schedule.active(t))
-    return grid[0] * grid[1] + sum(group.tokens.shape[1] for group in (*streams.context, *streams.image))
+class Pictures(nn.Module):
+    """Latents of each reference, in the place of a VAE's encoder."""
+
+    class Config(BaseConfig):
+        """Size."""
+
+        side: int
+        """Latent pixels along each axis."""
+
+    inputs = frozenset({"references"})
+    width, depth, pooled_width = CHANNELS, 1, None
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.config = config
+        self.register_buffer("place", torch.zeros(()))
+
+    def encode(self, samples: Sequence[Sample], *, layers: Sequence[int] | None = None) -> Latents:
+        """Random latents, the same for every reference of one number."""
+        shape = (1, CHANNELS, self.config.side, self.config.side)
+        values = (torch.randn(shape, generator=torch.Generator().manual_seed(k)) for k in range(9))
+        counts = range(len(samples[0].references))
+        return Latents(
+            values=tuple(
+                v.to(self.place).expand(len(samples), -1, -1, -1) for v, _ in zip(values, counts, strict=False)
+            )
+        )
 
 
-def interleaved(runs: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """Median seconds of each run; all take turns."""
-    taken: dict[str, list[float]] = {name: [] for name in runs}
-    for name in runs:
-        runs[name]()
-    for _ in range(repeats):
-        for name, run in runs.items():
-            start = time.perf_counter()
-            run()
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
-            taken[name].append(time.perf_counter() - start)
-    return {name: statistics.median(seconds) for name, seconds in taken.items()}
+class BenchmarkEncoders:
+    """A plugin of this file."""
+
+    @hookimpl
+    def subjectgen_encoders(self) -> list[Component]:
+        """Both of them."""
+        return [
+            Component(name="words", target=f"{__name__}:Words", summary="Random context tokens."),
+            Component(name="pictures", target=f"{__name__}:Pictures", summary="Random latents."),
+        ]
+
+
+def system(options: argparse.Namespace, **schedule: Any) -> System:
+    """The experiment, built; ``schedule`` differs between rows."""
+    side = 2 * options.side
+    architecture = {
+        "num_layers": options.double,
+        "num_single_layers": options.single,
+        "num_attention_heads": options.heads,
+    }
+    tree = {
+        "branches": {
+            "mllm": {
+                "encoder": {"name": "words", "text": options.text, "image": options.image},
+                "injector": {"name": "context"},
+            },
+            "vae": {"encoder": {"name": "pictures", "side": side}, "injector": {"name": "reference_tokens"}},
+        },
+        "backbone": {"name": "flux", "architecture": architecture, "dtype": options.dtype},
+        "autoencoder": {"name": "vae", "checkpoint": "package:subjectgen.toybox/weights/vae", "subfolder": ""},
+        "schedule": {"steps": options.steps, "grid": GRID, **schedule},
+    }
+    plugins = Plugins.discover()
+    plugins.register(BenchmarkEncoders(), distribution="benchmark")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "benchmark.yaml"
+        path.write_text(yaml.safe_dump(tree))
+        built = System(Experiment.read(path), plugins, device=options.device)
+    nn.init.normal_(built.backbone.transformer.proj_out.weight, std=0.02)
+    built.backbone.eval()
+    return built
+
+
+def samples(count: int) -> list[Sample]:
+    """Prompts with one reference each."""
+    return [Sample(prompt="a toy", references=(Reference(image=torch.rand(3, 64, 64)),)) for _ in range(count)]
+
+
+# ------------------------------------------------------------------------------------------------------ measuring
+
+
+def realised(counted: float, measured: float) -> str:
+    """Share of the counted saving that was measured; both are speed-ups."""
+    return f"{(1 - 1 / measured) / (1 - 1 / counted):.1%}" if counted > 1.001 else "-"
+
+
+def systems(options: argparse.Namespace) -> dict[str, System]:
+    """All tokens at all times; silent branches zeroed; silent branches dropped. The weights are the same."""
+    built = {
+        "always on": system(options, name="always_on", guidance=ONE_PASS),
+        "zeroed": system(options, name="three_stage", inactive="zero", guidance=ONE_PASS),
+        "dropped": system(options, name="three_stage", guidance=ONE_PASS),
+    }
+    for one in built.values():
+        one.backbone = built["always on"].backbone
+    return built
+
+
+def planned(one: System, options: argparse.Namespace) -> sampling.Plan:
+    """A batch with its streams."""
+    return sampling.plan(one, samples(options.batch), (2 * options.side, 2 * options.side))
+
+
+def start(options: argparse.Namespace) -> torch.Tensor:
+    """The noise of seeds 0, 1, ..."""
+    shape = (CHANNELS, 2 * options.side, 2 * options.side)
+    return sampling.noise(range(options.batch), shape).to(options.device)
+
+
+def tokens(streams: Streams, options: argparse.Namespace) -> int:
+    """In the whole sequence."""
+    return options.side**2 + sum(group.tokens.shape[1] for group in (*streams.context, *streams.image))
+
+
+def masked(full: Streams, dropped: Streams) -> Streams:
+    """All tokens, with those that the other streams lack hidden from everyone."""
+
+    def hide(groups: tuple[TokenGroup, ...], kept: bool) -> tuple[TokenGroup, ...]:
+        return groups if kept else tuple(replace(one, mask=torch.zeros_like(one.mask)) for one in groups)
+
+    return replace(full, context=hide(full.context, bool(dropped.context)), image=hide(full.image, bool(dropped.image)))
+
+
+def stage_streams(built: dict[str, System], options: argparse.Namespace) -> dict[str, tuple[float, dict[str, Streams]]]:
+    """By stage: a timestep, and what each row feeds the backbone there."""
+    plans = {name: planned(one, options) for name, one in built.items()}
+    found: dict[str, tuple[float, dict[str, Streams]]] = {}
+    for number, stage in enumerate(plans["dropped"].stages):
+        fed = {name: plan.work[number].streams[0] for name, plan in plans.items()}
+        fed["masked"] = masked(fed["always on"], fed["dropped"])
+        found[stage] = plans["dropped"].times[number], fed
+    return found
+
+
+def report_stages(built: dict[str, System], options: argparse.Namespace) -> None:
+    """One velocity per stage. ``of counted``: share of the counted saving that was realised."""
+    backbone, noise = built["always on"].backbone, start(options)
+    print(f"\nOne step of each stage\n{header(options, grid=GRID, guidance=ALONE)}")
+    print("masked: all tokens, those of silent branches hidden from everyone, with a mask; difference: to dropped")
+    titles = f"{'counted':>10}{'measured':>10}{'of counted':>12}{'difference':>12}"
+    print(f"{'':22}{'tokens':>8}{'ms':>10}{'GFLOPs':>10}{titles}")
+    for stage, (t, fed) in stage_streams(built, options).items():
+        when = torch.full((len(noise),), t, device=noise.device)
+        rows: dict[str, Run] = {
+            name: (lambda one=one, when=when: backbone(noise, when, one, guidance=EMBEDDED))
+            for name, one in fed.items()
+        }
+        times = measure(rows, options.repeats, options.device)
+        counts, exact = {name: flops(run) for name, run in rows.items()}, rows["dropped"]()
+        for name, run in rows.items():
+            counted, took = counts["always on"] / counts[name], 1 / ratio(times, name, "always on")
+            error = float((run() - exact).abs().max())
+            print(
+                f"{stage + ', ' + name:22}{tokens(fed[name], options):8}{statistics.median(times[name]):10.1f}"
+                f"{counts[name] / 1e9:10.1f}{counted:9.2f}x{took:9.2f}x{realised(counted, took):>12}{error:12.1e}"
+            )
+
+
+def report_images(rows: dict[str, System], options: argparse.Namespace, title: str, scale: str) -> None:
+    """Whole samplings without the encoders, which run once; the first row is the base."""
+    noise = start(options)
+    plans = {name: planned(one, options) for name, one in rows.items()}
+    runs: dict[str, Run] = {
+        name: (lambda one=one, name=name: prepared(one, plans[name], noise)) for name, one in rows.items()
+    }
+    times, counts = measure(runs, options.repeats, options.device), {name: flops(run) for name, run in runs.items()}
+    first = next(iter(rows))
+    final = {name: run() for name, run in runs.items()}
+    print(f"\n{title}\n{header(options, grid=GRID, guidance=scale)}")
+    print("calls: of the backbone, all steps; difference: of the result to the first row's, in root mean squares")
+    titles = f"{'counted':>10}{'measured':>10}{'of counted':>12}{'difference':>12}"
+    print(f"{'':40}{'calls':>7}{'ms':>10}{'GFLOPs':>10}{titles}")
+    for name in rows:
+        counted, took = counts[first] / counts[name], 1 / ratio(times, name, first)
+        change = float((final[name] - final[first]).norm() / final[first].norm())
+        print(
+            f"{name:40}{plans[name].passes:7}{statistics.median(times[name]):10.1f}{counts[name] / 1e9:10.1f}"
+            f"{counted:9.2f}x{took:9.2f}x{realised(counted, took):>12}{change:12.1e}"
+        )
+
+
+def negatives(built: System, options: argparse.Namespace) -> dict[str, System]:
+    """All tokens always on with the references in both passes, then three stages with each negative.
+
+    ``same``: the references without the prompt; ``no_references``: the prompt; ``empty``: neither.
+    """
+    guidance: dict[str, Any] = {"embedded": EMBEDDED, "true_cfg": 2.5}
+    rows = {"always on, negative same": system(options, name="always_on", guidance={**guidance, "negative": "same"})}
+    for negative in NEGATIVES:
+        key = f"three stages, negative {negative}"
+        rows[key] = system(options, name="three_stage", guidance={**guidance, "negative": negative})
+    for one in rows.values():
+        one.backbone = built.backbone
+    return rows
 
 
 @torch.no_grad()
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--experiment", default="experiments/toybox/demo.yaml")
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--repeats", type=int, default=7)
-    arguments = parser.parse_args()
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    plugins = Plugins.discover()
-    systems = {
-        name: System(Experiment.read(arguments.experiment, [f"schedule.inactive={name}"]), plugins, device=device)
-        for name in VARIANTS
-    }
-    for system in systems.values():
-        if system.experiment.settings.trained:
-            system.load_trained(system.experiment.settings.trained)
-        for module in system.trained_modules():
-            module.eval()
-    first = systems["drop"]
-    batch = samples(first, arguments.batch)
-    size = first.experiment.settings.image
-    shape = first.latent_shape(size.height, size.width)
-    latents = sampling.noise(range(len(batch)), shape).to(device)
-    grid = (shape[1] // first.backbone.patch_size, shape[2] // first.backbone.patch_size)
-    print(f"python tests/benchmarks/stages.py {' '.join(sys.argv[1:])}")
-    threads = f"{torch.get_num_threads()} threads" if device == "cpu" else torch.cuda.get_device_name()
-    print(f"{platform.machine()}, {threads}, torch {torch.__version__}, batch {len(batch)}, seeds 0..{len(batch) - 1}")
-    print(
-        f"{'stage':<8} {'t':>5} {'tokens drop':>12} {'tokens zero':>12} {'drop ms':>9} {'zero ms':>9} {'zero/drop':>10}"
-    )
-    seen = {
-        first.schedule.stage(float(t)): float(t) for t in first.schedule.timesteps(image_tokens=grid[0] * grid[1])[:-1]
-    }
-    for stage, t in seen.items():
-        runs: dict[str, Callable[[], object]] = {}
-        for name, system in systems.items():
-            streams = Conditioner(system, batch, target_grid=grid).streams(system.schedule.active(t))
-            when = torch.full((len(batch),), t, device=device)
-            runs[name] = lambda system=system, streams=streams, when=when: system.backbone(latents, when, streams)
-        seconds = interleaved(runs, arguments.repeats)
-        counts = [tokens(system, batch, grid, t) for system in systems.values()]
-        print(_row(stage, f"{t:.2f}", *counts, *(seconds[name] * 1000 for name in VARIANTS)))
-    whole = interleaved(
-        {name: (lambda system=system: sampling.sample(system, batch, latents)) for name, system in systems.items()},
-        max(arguments.repeats // 2, 1),
-    )
-    print(_row("image", "all", "", "", *(whole[name] * 1000 for name in VARIANTS)))
-    scale = first.schedule.guidance(0.5).true_cfg
-    print(f"grid {first.experiment.settings.schedule.get('grid')}, {first.schedule.steps} steps, true_cfg {scale}, ")
-    print("negative pass: as the schedule says; LoRA not merged; attention: torch SDPA")
-
-
-def _row(stage: str, t: str, drop_tokens: object, zero_tokens: object, drop: float, zero: float) -> str:
-    ratio = f"{zero / drop:.2f}x"
-    return f"{stage:<8} {t:>5} {drop_tokens!s:>12} {zero_tokens!s:>12} {drop:>9.1f} {zero:>9.1f} {ratio:>10}"
+    """Print the tables."""
+    options = arguments(__doc__)
+    describe(options)
+    built = systems(options)
+    report_stages(built, options)
+    report_images(built, options, "A whole image, one pass", ALONE)
+    scale = "2 passes where they differ (true_cfg 2.5), negative: as each row says"
+    report_images(negatives(built["always on"], options), options, "A whole image with guidance", scale)
 
 
 if __name__ == "__main__":
