@@ -136,8 +136,24 @@ print(*plugins.plugins, sep="\\n")
 def benchmarks(session: nox.Session) -> None:
     """Print every table of tests/benchmarks."""
     install_all(session, testing=True)
-    for path in sorted(ROOT.glob("tests/benchmarks/*.py")):
+    for path in sorted(ROOT.glob("tests/benchmarks/[!_]*.py")):
         session.run("python", str(path), *session.posargs)
+
+
+@nox.session(reuse_venv=True)
+def gpu(session: nox.Session) -> None:
+    """Speed and memory at full size on the GPU that is here; arguments go to tests/gpu/run.py. Needs CUDA.
+
+    ``nox -s gpu --no-venv`` uses the torch that is installed; packages of this repository need not be.
+    """
+    if session.venv_backend != "none":
+        install_all(session, testing=True)
+    found = session.run("python", "-c", "import torch; print(torch.cuda.is_available())", silent=True)
+    if "True" not in str(found):
+        session.skip("no GPU: torch.cuda.is_available() is false")
+    sources = os.pathsep.join(str(path / "src") for path in PACKAGES.values())
+    session.run("python", "-m", "pytest", "tests/gpu", "-m", "gpu", env={"PYTHONPATH": sources})
+    session.run("python", "tests/gpu/run.py", *session.posargs)
 
 
 def environment() -> dict[str, str]:

@@ -1,0 +1,1 @@
+"""The parts of the GPU session, one module each; ``run.py`` runs them."""

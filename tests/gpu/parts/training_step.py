@@ -1,0 +1,91 @@
+"""A trainer before a step, as ``subjectgen train`` makes it."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from parts.build import compiled, system, use_attention
+from parts.machine import collect
+from parts.session import Session
+from subjectgen.runner.training import Trainer, phase_schedule
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Ready:
+    """A trainer before a step."""
+
+    trainer: Trainer
+    optimizer: Any
+    parameters: list[nn.Parameter]
+    schedule: Any
+
+    def step(self, batch: int) -> Callable[[], object]:
+        """One optimizer step on so many samples."""
+        return lambda: self.trainer._step(self.schedule, list(range(batch)), self.parameters, self.optimizer)
+
+    def encoding(self, batch: int) -> Callable[[], object]:
+        """What the encoders do in a step."""
+        branches = self.trainer.system.branches.values()
+        samples = [self.trainer.dataset[number] for number in range(batch)]
+
+        def run() -> None:
+            with torch.no_grad():
+                for branch in branches:
+                    branch.encoder.encode(samples, layers=getattr(branch.aggregator, "layers", None))
+
+        return run
+
+
+def changes(session: Session, checkpointing: str) -> list[str]:
+    """The experiment in one phase of both branches at all timesteps, on random pictures."""
+    side, sizes = session.sizes.images[0], session.sizes
+    pictures = f"name: random_pairs, target: {side}, reference: {sizes.reference}, prompt: {sizes.prompt}"
+    return [
+        f"image={{height: {side}, width: {side}}}",
+        f"training.dataset={{{pictures}}}",
+        "training.phases=[{name: both, steps: 1, stage_masks: false}]",
+        "training.mixed_precision=bf16",
+        "training.cache_targets=true",
+        "schedule.dropout.table=[]",
+        f"backbone.gradient_checkpointing={checkpointing}",
+    ]
+
+
+@contextlib.contextmanager
+def made_ready(session: Session, checkpointing: str) -> Iterator[Ready]:
+    """A trainer as ``subjectgen train`` makes it, with what a phase sets up."""
+    built = system(session, changes(session, checkpointing))
+    use_attention(built, session.attention)
+    if session.compiled:
+        compiled(built)
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = Trainer(built, Path(folder) / "run")
+        options, phase = trainer.settings, trainer.settings.phases[0]
+        parameters = list(built.trainable(phase.branches).values())
+        adam = torch.optim.AdamW(parameters, lr=options.learning_rate, weight_decay=options.weight_decay)
+        optimizer = trainer.accelerator.prepare(adam)
+        trainer._set_training(True)
+        try:
+            yield Ready(
+                trainer=trainer, optimizer=optimizer, parameters=parameters, schedule=phase_schedule(built, phase)
+            )
+        finally:
+            trainer.accelerator.free_memory(optimizer)
+
+
+def attempt(session: Session, ready: Ready, run: Callable[[], Any]) -> Any:
+    """What it returns; ``None`` where the device's memory ran out. Then gradients and cached blocks go."""
+    with contextlib.suppress(torch.OutOfMemoryError):
+        return run()
+    # Only here, for the error held what was computed so far.
+    ready.optimizer.zero_grad()
+    collect(session.device)
+    return None
