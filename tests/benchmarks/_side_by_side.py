@@ -10,6 +10,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import diffusers
 import torch
@@ -83,11 +84,19 @@ def introduce(options: argparse.Namespace) -> None:
     """Print command, machine, versions and seed, and set the seed."""
     torch.manual_seed(options.seed)
     on_gpu = options.device == "cuda"
-    name = torch.cuda.get_device_name() if on_gpu else platform.processor() or platform.machine()
+    name = torch.cuda.get_device_name() if on_gpu else processor()
     libraries = f"torch {torch.__version__}, transformers {transformers.__version__}, diffusers {diffusers.__version__}"
     print(f"command  {shlex.join(['python', os.path.relpath(sys.argv[0]), *sys.argv[1:]])}")
     print(f"machine  {name}, {os.cpu_count()} cores, {torch.get_num_threads()} threads")
     print(f"versions python {platform.python_version()}, {libraries}; seed {options.seed}")
+
+
+def processor() -> str:
+    """Its name where the system tells it, which Linux does in a file."""
+    listing = Path("/proc/cpuinfo")
+    lines = listing.read_text().splitlines() if listing.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return next(iter(names), platform.processor() or platform.machine())
 
 
 def flux_slice(options: argparse.Namespace, **config: object) -> FluxBackbone:

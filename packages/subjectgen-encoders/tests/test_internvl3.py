@@ -13,7 +13,7 @@ import torch
 from transformers import InternVLForConditionalGeneration
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
 
-from subjectgen.core import Modality, Sample
+from subjectgen.core import InputError, Modality, Sample
 from subjectgen.core.images import to_pil
 from subjectgen.encoders.clip_text import ClipText
 from subjectgen.encoders.internvl3 import InternVL3
@@ -165,3 +165,10 @@ def test_bfloat16_weights_give_bfloat16_features(
     encoder = InternVL3(InternVL3.Config(checkpoint=str(folder), dtype=asked))
     features = encoder.encode([sample("a red toy", (32, 32))])
     assert {state.dtype for state in (*features.hidden_states, features.image_features)} == {torch.bfloat16}
+
+
+def test_more_references_than_positions_are_refused(encoder: InternVL3, sample: MakeSample) -> None:
+    limit = encoder.model.language_model.config.max_position_embeddings
+    too_many = limit // encoder.tokens_per_image + 1
+    with pytest.raises(InputError, match=rf"'a red toy' with {too_many} references takes \d+ tokens; .*has {limit} pos"):
+        encoder.encode([sample("a toy"), sample("a red toy", *[(8, 8)] * too_many)])

@@ -149,11 +149,13 @@ class MultimodalEncoder(Frozen):
             Features with tokens to the left and padding, zero everywhere, to the right.
 
         Raises:
-            InputError: an empty batch, a layer the model does not have, a reference or prompt that cannot be used.
+            InputError: an empty batch, a layer the model does not have, a reference or prompt that cannot be used, or
+                more tokens than the model has positions for.
         """
         wanted = self._wanted_layers(layers, samples)
         images = self._images(samples)
         tokens = self._tokens(samples, images)
+        self._check_length(samples, tokens)
         vision = self.model.get_image_features(**images.inputs, return_dict=True) if images else None
         valid = tokens.modality != Modality.PADDING
         states = self._hidden_states(tokens, images, vision, wanted)
@@ -191,6 +193,18 @@ class MultimodalEncoder(Frozen):
         check_images(references)
         moved = [image.to(self.device, torch.float32) for image in references]
         return self.prepare_images(moved) if moved else None
+
+    def _check_length(self, samples: Sequence[Sample], tokens: TokenBatch) -> None:
+        """Rotary positions have no end, so a longer sequence would run, and mean nothing."""
+        lengths = tokens.attention_mask.sum(dim=1).tolist()
+        longest = max(range(len(lengths)), key=lengths.__getitem__)
+        limit = self.model.language_model.config.max_position_embeddings
+        if lengths[longest] > limit:
+            count = len(samples[longest].references)
+            raise InputError(
+                f"prompt {samples[longest].prompt[:40]!r} with {count} references takes {lengths[longest]} tokens;"
+                f" {self.model_type} has {limit} positions, expected fewer references or a shorter prompt"
+            )
 
     def _hidden_states(
         self, tokens: TokenBatch, images: ImageBatch | None, vision: Any, wanted: list[int]
