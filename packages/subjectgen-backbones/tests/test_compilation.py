@@ -12,6 +12,8 @@ from torch._dynamo.utils import counters
 from subjectgen.core import StepConditions
 from subjectgen.testing.backbone import make_streams, velocity
 
+pytestmark = pytest.mark.slow
+
 BLOCKS = {"num_layers": 2, "num_single_layers": 3}
 GRAPHS = 2
 """Per shape: double blocks and single blocks."""

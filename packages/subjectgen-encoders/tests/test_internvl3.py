@@ -170,5 +170,6 @@ def test_bfloat16_weights_give_bfloat16_features(
 def test_more_references_than_positions_are_refused(encoder: InternVL3, sample: MakeSample) -> None:
     limit = encoder.model.language_model.config.max_position_embeddings
     too_many = limit // encoder.tokens_per_image + 1
-    with pytest.raises(InputError, match=rf"'a red toy' with {too_many} references takes \d+ tokens; .*has {limit} pos"):
+    complaint = rf"'a red toy' with {too_many} references takes \d+ tokens; .*has {limit} positions"
+    with pytest.raises(InputError, match=complaint):
         encoder.encode([sample("a toy"), sample("a red toy", *[(8, 8)] * too_many)])

@@ -68,6 +68,7 @@ def planned(plan_of) -> dict:
     return plan_of(PAPER)
 
 
+@pytest.mark.slow  # all of them together
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: f"{path.parent.name}-{path.stem}")
 def test_every_experiment_can_be_planned(path: Path, plan_of, plugins: Plugins) -> None:
     try:
