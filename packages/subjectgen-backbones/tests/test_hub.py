@@ -104,7 +104,7 @@ def test_its_files_are_checked_as_a_folder_is(hub):
         ({"revision": "v9"}, "no revision 'v9'; expected a branch, tag or commit"),
         ({"subfolder": "unet"}, r"no unet/config\.json"),
         ({"subfolder": None}, r"no config\.json; did you mean subfolder 'transformer'"),
-        ({"checkpoint": "tests/a b"}, "no hub id; expected a folder, a file or owner/name"),
+        ({"checkpoint": "tests/a b"}, "no hub id; expected a local path or owner/name"),
     ],
 )
 def test_what_the_hub_refuses_is_one_clear_line(hub, options, message):

@@ -5,35 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from huggingface_hub import hf_hub_download, snapshot_download
-from huggingface_hub.errors import (
-    EntryNotFoundError,
-    GatedRepoError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
 from subjectgen.core import CheckpointError
-
-REASONS: tuple[tuple[type[Exception], str], ...] = (  # a subclass before its base
-    (
-        GatedRepoError,
-        "the repository is gated: accept its terms on https://huggingface.co/{name}, then run `hf auth login`",
-    ),
-    (
-        RepositoryNotFoundError,
-        "the hub has no such repository, or it is private; expected a folder, a file or owner/name as on the hub"
-        " (private: run `hf auth login`)",
-    ),
-    (RevisionNotFoundError, "the repository has no revision {revision!r}; expected a branch, tag or commit"),
-    (
-        LocalEntryNotFoundError,
-        "it is not in the local cache, and the hub was not reached; expected a folder, a file, or a network",
-    ),
-    (EntryNotFoundError, "the repository has no {config}{hint}"),
-    (HFValidationError, "no hub id; expected a folder, a file or owner/name"),
-)
+from subjectgen.core.errors import one_line
+from subjectgen.core.hub import hub_reason
 
 
 def downloaded(name: str, *, subfolder: str | None, revision: str | None) -> Path:
@@ -55,8 +31,7 @@ def downloaded(name: str, *, subfolder: str | None, revision: str | None) -> Pat
 
 
 def _reason(error: Exception, name: str, config: str, revision: str | None) -> str:
-    hint = "" if "/" in config else "; did you mean subfolder 'transformer'?"
-    for kind, reason in REASONS:
-        if isinstance(error, kind):
-            return reason.format(name=name, config=config, revision=revision, hint=hint)
-    return " ".join(str(error).split())[:400] or type(error).__name__
+    if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
+        hint = "" if "/" in config else "; did you mean subfolder 'transformer'?"
+        return f"the repository has no {config}{hint}"
+    return hub_reason(error, name, revision=revision) or one_line(error)

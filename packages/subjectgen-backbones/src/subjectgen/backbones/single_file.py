@@ -10,8 +10,9 @@ from typing import Any
 import torch
 
 from subjectgen.backbones.site_transformer import FluxTransformer2DModel
-from subjectgen.backbones.weight_files import one_line, tensor_shapes
+from subjectgen.backbones.weight_files import tensor_shapes
 from subjectgen.core import CheckpointError
+from subjectgen.core.errors import one_line
 
 WIDTH = 3072
 """diffusers' converter splits the fused layers of single blocks at this width, whatever the file's."""

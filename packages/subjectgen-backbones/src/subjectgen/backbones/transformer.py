@@ -12,8 +12,9 @@ from torch import nn
 from subjectgen.backbones.hub import downloaded
 from subjectgen.backbones.single_file import load_single_file
 from subjectgen.backbones.site_transformer import FluxTransformer2DModel
-from subjectgen.backbones.weight_files import Shapes, check_tensors, one_line, read_config
+from subjectgen.backbones.weight_files import Shapes, check_tensors, read_config
 from subjectgen.core import CheckpointError, Config
+from subjectgen.core.errors import one_line
 
 
 class FluxArchitecture(Config):

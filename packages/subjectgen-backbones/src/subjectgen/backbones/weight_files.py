@@ -75,11 +75,6 @@ def tensor_shapes(file: Path) -> Shapes:
         raise CheckpointError(f"{file}: truncated, or not a safetensors file ({error})") from error
 
 
-def one_line(error: Exception) -> str:
-    """What an error says, for a message of one line."""
-    return " ".join(str(error).split())[:400]
-
-
 def _folder_shapes(folder: Path) -> Shapes:
     if (folder / INDEX).is_file():
         return _shard_shapes(folder)

@@ -30,3 +30,8 @@ def nearest(word: str, choices: Iterable[str]) -> str:
     """Return ``"; did you mean 'x'?"`` for the closest choice, or an empty string when none is close."""
     found = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.5)
     return f"; did you mean {found[0]!r}?" if found else ""
+
+
+def one_line(error: BaseException) -> str:
+    """What an error says, for a message of one line."""
+    return " ".join(str(error).split())[:400] or type(error).__name__
