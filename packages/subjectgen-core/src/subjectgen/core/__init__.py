@@ -19,46 +19,70 @@ from subjectgen.core.errors import (
     nearest,
 )
 from subjectgen.core.hookspecs import hookimpl
+from subjectgen.core.roles import Changes, ChangesNothing, ChangesResults, ChangesWeights
 
 if TYPE_CHECKING:
     from subjectgen.core.checkpoint import resolve_checkpoint as resolve_checkpoint
-    from subjectgen.core.contracts import (
-        EVERYTHING as EVERYTHING,
-        NOTHING as NOTHING,
-        ActiveBranches as ActiveBranches,
-        Aggregator as Aggregator,
-        AttentionAddition as AttentionAddition,
-        AttentionLayout as AttentionLayout,
-        AttentionSite as AttentionSite,
-        Backbone as Backbone,
-        Conditioning as Conditioning,
-        Dataset as Dataset,
-        Encoded as Encoded,
-        Encoder as Encoder,
-        Features as Features,
-        Finder as Finder,
-        Guidance as Guidance,
-        Injector as Injector,
-        Latents as Latents,
-        Metric as Metric,
-        Modality as Modality,
-        Placement as Placement,
-        Reference as Reference,
-        Sample as Sample,
-        Schedule as Schedule,
-        StepConditions as StepConditions,
-        Streams as Streams,
-        TokenGroup as TokenGroup,
-        Visibility as Visibility,
-    )
     from subjectgen.core.images import (
         fit_image as fit_image,
         load_mask as load_mask,
         load_reference as load_reference,
         to_pil as to_pil,
     )
+    from subjectgen.core.part import Part as Part
+    from subjectgen.core.parts import (
+        Aggregator as Aggregator,
+        Autoencoder as Autoencoder,
+        Backbone as Backbone,
+        CachesReferences as CachesReferences,
+        Calibrated as Calibrated,
+        Checkpoints as Checkpoints,
+        Dataset as Dataset,
+        Encoder as Encoder,
+        Explains as Explains,
+        Finder as Finder,
+        HasWidth as HasWidth,
+        Injector as Injector,
+        Merges as Merges,
+        Metric as Metric,
+        PlacesReferences as PlacesReferences,
+        Prepares as Prepares,
+        Schedule as Schedule,
+        SetMetric as SetMetric,
+        ShowsInputs as ShowsInputs,
+        Trainable as Trainable,
+    )
     from subjectgen.core.placement import place_references as place_references
     from subjectgen.core.plugins import Plugins as Plugins
+    from subjectgen.core.samples import (
+        EVERYTHING as EVERYTHING,
+        JSON as JSON,
+        NOTHING as NOTHING,
+        Reference as Reference,
+        Sample as Sample,
+        Visibility as Visibility,
+    )
+    from subjectgen.core.scores import (
+        SHARE as SHARE,
+        Quantity as Quantity,
+        Row as Row,
+    )
+    from subjectgen.core.streams import (
+        ActiveBranches as ActiveBranches,
+        AttentionAddition as AttentionAddition,
+        AttentionLayout as AttentionLayout,
+        AttentionSite as AttentionSite,
+        Conditioning as Conditioning,
+        Encoded as Encoded,
+        Features as Features,
+        Guidance as Guidance,
+        Latents as Latents,
+        Modality as Modality,
+        Placement as Placement,
+        StepConditions as StepConditions,
+        Streams as Streams,
+        TokenGroup as TokenGroup,
+    )
 
 _LAZY = {
     "resolve_checkpoint": "subjectgen.core.checkpoint",
@@ -67,20 +91,68 @@ _LAZY = {
     "fit_image": "subjectgen.core.images",
     "to_pil": "subjectgen.core.images",
     "place_references": "subjectgen.core.placement",
+    "Part": "subjectgen.core.part",
     "Plugins": "subjectgen.core.plugins",
     **dict.fromkeys(
         [
-            *("EVERYTHING", "NOTHING", "ActiveBranches", "Aggregator", "Backbone", "Conditioning", "Dataset"),
-            *("AttentionAddition", "AttentionLayout", "AttentionSite", "Encoded", "Encoder", "Features", "Finder"),
-            *("Guidance", "Injector", "Latents", "Metric", "Modality", "Placement"),
-            *("Reference", "Sample", "Schedule", "StepConditions", "Streams", "TokenGroup", "Visibility"),
+            "Aggregator",
+            "Autoencoder",
+            "Backbone",
+            "CachesReferences",
+            "Calibrated",
+            "Checkpoints",
+            "Dataset",
+            "Encoder",
+            "Explains",
+            "Finder",
+            "HasWidth",
+            "Injector",
+            "Merges",
+            "Metric",
+            "PlacesReferences",
+            "Prepares",
+            "Schedule",
+            "SetMetric",
+            "ShowsInputs",
+            "Trainable",
         ],
-        "subjectgen.core.contracts",
+        "subjectgen.core.parts",
+    ),
+    **dict.fromkeys(
+        ["EVERYTHING", "JSON", "NOTHING", "Reference", "Sample", "Visibility"],
+        "subjectgen.core.samples",
+    ),
+    **dict.fromkeys(
+        ["Quantity", "Row", "SHARE"],
+        "subjectgen.core.scores",
+    ),
+    **dict.fromkeys(
+        [
+            "ActiveBranches",
+            "AttentionAddition",
+            "AttentionLayout",
+            "AttentionSite",
+            "Conditioning",
+            "Encoded",
+            "Features",
+            "Guidance",
+            "Latents",
+            "Modality",
+            "Placement",
+            "StepConditions",
+            "Streams",
+            "TokenGroup",
+        ],
+        "subjectgen.core.streams",
     ),
 }
 
 __all__ = [
     "KINDS",
+    "Changes",
+    "ChangesNothing",
+    "ChangesResults",
+    "ChangesWeights",
     "CheckpointError",
     "Component",
     "ComponentError",

@@ -18,8 +18,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torch.nn import functional
 
-from subjectgen.core.contracts import Reference
 from subjectgen.core.errors import InputError, nearest
+from subjectgen.core.samples import Reference
 
 Source = str | os.PathLike[str] | bytes | Image.Image
 

@@ -13,8 +13,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from subjectgen.core.contracts import Placement, Reference, Sample
 from subjectgen.core.errors import InputError
+from subjectgen.core.samples import Reference, Sample
+from subjectgen.core.streams import Placement
 
 RATIO_TOLERANCE = 0.02
 """How far a mask's aspect ratio may be from the target's, as a share: rounding to whole pixels."""
