@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Sequence
-from importlib import import_module
-from importlib.util import find_spec
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import nn
 
-from subjectgen.core import ComponentError
-from subjectgen.runner.experiment import MemorySettings
+from subjectgen.core import ComponentError, Merges, Prepares
+from subjectgen.runner.system.quantization import quantize
+from subjectgen.runner.system.settings import MemorySettings
 
 CPU = torch.device("cpu")
-LIBRARIES = {"int8": "torchao", "int4": "bitsandbytes"}
-"""Who quantizes the backbone's weights."""
 
 
 class Residency:
     """Which parts are on the device, by what runs next.
 
-    Without settings everything stays on the device: that is how training has it.
+    Without settings everything stays on the device: that is how training has it. Where parts move, requests take turns.
     """
 
     def __init__(
@@ -30,8 +29,8 @@ class Residency:
         device: torch.device,
         *,
         backbone: nn.Module,
-        encoders: Iterable[nn.Module],
-        others: Iterable[nn.Module],
+        encoders: Iterable[Any],
+        others: Iterable[Any],
         shared: bool = False,
     ) -> None:
         """``encoders`` run before the backbone; ``others`` are small, or run after it, and always stay.
@@ -40,8 +39,9 @@ class Residency:
         """
         self.settings, self.device, self.shared = settings, device, shared
         self._backbone = backbone
-        self._others = _distinct(others)
-        self._encoders = [one for one in _distinct(encoders) if not any(one is other for other in self._others)]
+        self._others = _modules(others)
+        self._encoders = [one for one in _modules(encoders) if not any(one is other for other in self._others)]
+        self._turns = threading.RLock()
         if settings is None:
             for module in (backbone, *self._encoders, *self._others):
                 module.to(device)
@@ -56,10 +56,9 @@ class Residency:
         """Whether all of the backbone is on the device while it runs."""
         return self.settings is None or self.settings.offload != "group"
 
-    @property
-    def release_modulation(self) -> bool:
-        """Whether the weights that are not needed between steps leave the device while sampling."""
-        return self.settings is not None and self.settings.release_modulation
+    def turn(self) -> AbstractContextManager[Any]:
+        """For one request, from encoding to decoding: alone where parts move, beside others where all stay."""
+        return self._turns if self.moves else nullcontext()
 
     def settle(self) -> None:
         """Precision, quantization, hooks, and everything in its first place; once, after weights were loaded.
@@ -71,13 +70,14 @@ class Residency:
             return
         if not self.shared:
             self._fit_backbone(self.settings)
-        stays = [*self._others] if self.moves else [self._backbone, *self._encoders, *self._others]
-        for module in stays:
+        for module in self._others if self.moves else (*self._encoders, *self._others):
             module.to(self.device)
+        if not self.moves:
+            self._bring_backbone()
 
     def _fit_backbone(self, settings: MemorySettings) -> None:
         if settings.merge_adapters:
-            merge_adapters(self._backbone)
+            merge_adapter(self._backbone)
         dtype = precision(settings, self.device)
         if dtype is not None:
             self._backbone.to(dtype)
@@ -88,37 +88,48 @@ class Residency:
 
     def encoding(self) -> None:
         """Encoders run next."""
-        self._turn(leave=[self._backbone] if self.whole_backbone else [], come=self._encoders)
+        if self._turning(leave=[self._backbone] if self.whole_backbone else []):
+            for module in self._encoders:
+                module.to(self.device)
 
     def denoising(self) -> None:
         """The backbone runs next."""
-        self._turn(leave=self._encoders, come=[self._backbone] if self.whole_backbone else [])
+        if self._turning(leave=self._encoders) and self.whole_backbone:
+            self._bring_backbone()
 
     def decoding(self) -> None:
         """The autoencoder runs next, and wants the room for its activations."""
-        self._turn(leave=[*self._encoders, *([self._backbone] if self.whole_backbone else [])], come=[])
+        self._turning(leave=[*self._encoders, *([self._backbone] if self.whole_backbone else [])])
 
-    def _turn(self, *, leave: Sequence[nn.Module], come: Sequence[nn.Module]) -> None:
+    def _turning(self, *, leave: Sequence[nn.Module]) -> bool:
         if not self.moves:
-            return
+            return False
         for module in leave:
             module.to(CPU)
         if self.device.type == "cuda":
             torch.cuda.empty_cache()  # else the room stays in blocks of the wrong size
-        for module in come:
-            module.to(self.device)
+        return True
+
+    def _bring_backbone(self) -> None:
+        """Put the backbone on the device, but for what is only needed before the first step, where that may stay."""
+        stays: Sequence[nn.Module] = ()
+        if self.settings is not None and self.settings.release_modulation and isinstance(self._backbone, Prepares):
+            stays = self._backbone.only_prepares()
+        inside = {id(module) for one in stays for module in one.modules()}
+        for module in self._backbone.modules():
+            if id(module) not in inside:
+                module._apply(lambda tensor: tensor.to(self.device), recurse=False)
 
 
-def merge_adapters(backbone: nn.Module) -> None:
+def merge_adapter(backbone: nn.Module) -> None:
     """Fold the backbone's adapter into its weights.
 
     Raises:
         ComponentError: A backbone that cannot.
     """
-    merge = getattr(backbone, "merge_lora", None)
-    if merge is None:
+    if not isinstance(backbone, Merges):
         raise ComponentError("memory.merge_adapters: this backbone cannot merge an adapter; remove the option")
-    merge()
+    backbone.merge_adapter()
 
 
 def precision(settings: MemorySettings, device: torch.device) -> torch.dtype | None:
@@ -127,58 +138,6 @@ def precision(settings: MemorySettings, device: torch.device) -> torch.dtype | N
         chosen: torch.dtype = getattr(torch, settings.dtype)
         return chosen
     return torch.bfloat16 if device.type == "cuda" else None
-
-
-# ------------------------------------------------------------------------------------------------- quantization
-
-
-def quantize(backbone: nn.Module, weights: str, dtype: torch.dtype) -> list[str]:
-    """Store the frozen linear layers of the backbone's repeated blocks in 8 or 4 bits; returns their names.
-
-    ``int8``: torchao's weight-only quantization, one scale per output channel, as diffusers' ``TorchAoConfig`` has it.
-    ``int4``: bitsandbytes' NF4 (QLoRA, arXiv 2305.14314), computing in ``dtype``; packed when moved to the device.
-
-    Raises:
-        ComponentError: The library is not installed, or there is no such layer.
-    """
-    library = LIBRARIES[weights]
-    if find_spec(library) is None:
-        raise ComponentError(f"memory.weights: {weights} needs {library}; pip install {library}, or weights: none")
-    names = frozen_linears(backbone)
-    if not names:
-        raise ComponentError(f"memory.weights: {weights}: the backbone has no frozen linear layers in blocks")
-    if weights == "int8":
-        torchao: Any = import_module("torchao.quantization")
-        torchao.quantize_(backbone, torchao.Int8WeightOnlyConfig(), filter_fn=lambda _, name: name in names)
-        return names
-    for name in names:
-        parent, _, child = name.rpartition(".")
-        setattr(backbone.get_submodule(parent), child, _four_bits(backbone.get_submodule(name), dtype))
-    return names
-
-
-def frozen_linears(backbone: nn.Module) -> list[str]:
-    """Names of linear layers inside lists of blocks, but for those of an adapter."""
-    blocks = [name for name, module in backbone.named_modules() if isinstance(module, nn.ModuleList)]
-    return [
-        name
-        for name, module in backbone.named_modules()
-        if type(module) is nn.Linear and any(name.startswith(f"{block}.") for block in blocks) and ".lora_" not in name
-    ]
-
-
-def _four_bits(layer: Any, dtype: torch.dtype) -> nn.Module:
-    bitsandbytes: Any = import_module("bitsandbytes.nn")
-    packed: Any = bitsandbytes.Linear4bit(
-        layer.in_features, layer.out_features, bias=layer.bias is not None, compute_dtype=dtype, quant_type="nf4"
-    )
-    packed.weight = bitsandbytes.Params4bit(layer.weight.data, requires_grad=False, quant_type="nf4")
-    packed.bias = layer.bias
-    module: nn.Module = packed.to(layer.weight.device)
-    return module
-
-
-# -------------------------------------------------------------------------------------------------- group offload
 
 
 def offload_groups(backbone: nn.Module, device: torch.device) -> None:
@@ -192,14 +151,15 @@ def offload_groups(backbone: nn.Module, device: torch.device) -> None:
 
     models = [module for module in backbone.modules() if isinstance(module, ModelMixin)]
     options = {"onload_device": device, "offload_device": CPU, "use_stream": device.type == "cuda"}
-    options["exclude_kwargs"] = ["joint_attention_kwargs", "by_site"]
+    options["exclude_kwargs"] = [*getattr(backbone, "unmoved_arguments", ())]
     for model in models or [backbone]:
         kind = {"offload_type": "block_level", "num_blocks_per_group": 1} if models else {"offload_type": "leaf_level"}
         apply_group_offloading(model, **options, **kind)
 
 
-def _distinct(modules: Iterable[nn.Module]) -> list[nn.Module]:
-    return list({id(module): module for module in modules}.values())
+def _modules(parts: Iterable[Any]) -> list[nn.Module]:
+    """Those that can be moved, each once."""
+    return list({id(part): part for part in parts if isinstance(part, nn.Module)}.values())
 
 
 def _dtype(module: nn.Module) -> torch.dtype:
