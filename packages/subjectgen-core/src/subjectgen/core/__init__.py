@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from subjectgen.core.samples import (
         EVERYTHING as EVERYTHING,
         JSON as JSON,
+        KEY as KEY,
         NOTHING as NOTHING,
         Reference as Reference,
         Sample as Sample,
@@ -119,7 +120,7 @@ _LAZY = {
         "subjectgen.core.parts",
     ),
     **dict.fromkeys(
-        ["EVERYTHING", "JSON", "NOTHING", "Reference", "Sample", "Visibility"],
+        ["EVERYTHING", "JSON", "KEY", "NOTHING", "Reference", "Sample", "Visibility"],
         "subjectgen.core.samples",
     ),
     **dict.fromkeys(

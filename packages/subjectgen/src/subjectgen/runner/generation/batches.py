@@ -57,11 +57,11 @@ def batches(
     sampler: Sampler = euler,
 ) -> Iterator[Batch]:
     """Images as they come. Rows that go together are decided once, here, for the whole of the denoising."""
-    together = list(_together(system, request))
+    groups = list(together(system, request))
     at_once = max(ROUND // request.batch_size, 1) if system.residency.moves else 1
-    for start in range(0, len(together), at_once):
+    for start in range(0, len(groups), at_once):
         with system.residency.turn():
-            found = _round(system, request, together[start : start + at_once], on_step=on_step, sampler=sampler)
+            found = _round(system, request, groups[start : start + at_once], on_step=on_step, sampler=sampler)
         yield from found
 
 
@@ -95,7 +95,7 @@ def distinct(samples: Sequence[Sample]) -> tuple[list[Sample], Tensor]:
     return unique, torch.tensor(index)
 
 
-def _together(system: System, request: Request) -> Iterator[list[int]]:
+def together(system: System, request: Request) -> Iterator[list[int]]:
     """Numbers of the cases of each batch: the same size, and the same passes in every step."""
     sizes = [image_size(system, case) for case in request.cases]
     keys: dict[tuple[int, tuple[int, int]], Hashable] = {}
@@ -103,14 +103,14 @@ def _together(system: System, request: Request) -> Iterator[list[int]]:
     for case, size in zip(request.cases, sizes, strict=True):
         known = (id(case.sample), size)
         if known not in keys:
-            keys[known] = (size, _row_key(system, case.sample, size, request.steps))
+            keys[known] = (size, row_key(system, case.sample, size, request.steps))
         found.append(keys[known])
     for group in grouped(found):
         for start in range(0, len(group), request.batch_size):
             yield group[start : start + request.batch_size]
 
 
-def _row_key(system: System, sample: Sample, size: tuple[int, int], steps: int | None) -> Hashable:
+def row_key(system: System, sample: Sample, size: tuple[int, int], steps: int | None) -> Hashable:
     """What happens to a row from the first step to the last."""
     schedule, branches = system.schedule, system.branches
     grid = system.target_grid(system.latent_shape(*size)[1:])
@@ -125,22 +125,22 @@ def _row_key(system: System, sample: Sample, size: tuple[int, int], steps: int |
 def _round(
     system: System,
     request: Request,
-    together: Sequence[Sequence[int]],
+    groups: Sequence[Sequence[int]],
     *,
     on_step: Callable[[Step], None] | None,
     sampler: Sampler,
 ) -> list[Batch]:
-    """Some batches: all are encoded, then denoised, then decoded, so that parts that leave the device do so but once."""
+    """Some batches: all are encoded, then denoised, then decoded, so that what leaves the device does so but once."""
     system.residency.encoding()
-    prepared = [_prepared(system, [request.cases[row] for row in rows], request.steps) for rows in together]
+    prepared = [_prepared(system, [request.cases[row] for row in rows], request.steps) for rows in groups]
     system.residency.denoising()
     latents = [
         _denoised(one, [request.cases[row].seed for row in rows], shape, on_step=on_step, sampler=sampler)
-        for (one, shape), rows in zip(prepared, together, strict=True)
+        for (one, shape), rows in zip(prepared, groups, strict=True)
     ]
     system.residency.decoding()
     found = []
-    for (one, _), rows, values in zip(prepared, together, latents, strict=True):
+    for (one, _), rows, values in zip(prepared, groups, latents, strict=True):
         said = one.conditioner.explanations()
         index = range(len(rows)) if one.index is None else one.index.tolist()
         images = system.autoencoder.decode(values).cpu()
