@@ -3,139 +3,119 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
-import torch
-from PIL import Image
-from torch import Tensor
+import typer
 
-from subjectgen.core import InputError, Reference, nearest
-from subjectgen.core.checkpoint import atomic_write
-from subjectgen.core.images import fit_image, to_pil
-from subjectgen.runner.comparing import Compared, compare, variants
-from subjectgen.runner.contact_sheet import contact_sheet, page
-from subjectgen.runner.experiment import ComparisonSettings
-from subjectgen.runner.generating import check_folder, open_pipeline
-from subjectgen.runner.pipeline import SubjectPipeline, check_prompts
-from subjectgen.runner.references import ReferenceFiles
-from subjectgen.runner.saving import save_image, write_json
+from subjectgen.core import InputError
+from subjectgen.runner.cli.options import Device, Overrides, Prompts, References
+from subjectgen.runner.cli.progress import Loading, Steps
 
-EXPERIMENTS = Path("experiments")
+if TYPE_CHECKING:
+    from subjectgen.runner.system.experiment import Experiment
+
 OWN_PROMPTS = ("the toy in the snow", "the toy on the beach", "the toy at night")
-HELD_OUT = ComparisonSettings(
-    dataset={"name": "held_out_toys", "toys": 32, "scenes": 3}, metrics=({"name": "toy_scores", "toys": 32},)
-)
-"""For experiments that name no comparison."""
 
 
-def run_demo(
-    out: Path | None = None,
-    *,
-    references: ReferenceFiles | None = None,
-    prompts: Sequence[str] = (),
-    experiment: str = "demo",
-    overrides: Iterable[str] = (),
-    device: str | None = None,
-    say: Callable[[str], None] = print,
+def demo(
+    experiment: Annotated[
+        str, typer.Argument(help="Experiment YAML, or the name of one in experiments/.", metavar="[EXPERIMENT]")
+    ] = "demo",
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder for pages, images and scores; by default out/ and the experiment's name."),
+    ] = None,
+    reference: References = [],  # noqa: B006
+    prompt: Prompts = [],  # noqa: B006
+    override: Overrides = [],  # noqa: B006
+    device: Device = None,
 ) -> None:
-    """Run the experiment's comparisons, or generate from the user's own picture, and say where the results are.
-
-    Args:
-        out: Folder for the results; by default ``out/`` and the experiment's file name.
-        references: The user's own pictures instead of the comparisons' samples.
-        prompts: For the user's own pictures.
-        experiment: A YAML file, or the name of one below ``experiments/``.
-        overrides: ``key=value`` as for other commands.
-        device: Where to run.
-        say: What takes each line of the report.
-    """
+    """Show and score an experiment's comparisons, on toys that no training saw, or use your own picture."""
     started = time.monotonic()
-    file = find_experiment(experiment)
-    out = out or Path("out") / file.stem
-    pictures = references.read() if references else []  # before the models, so that a bad file is told at once
-    check_folder(out)
-    if prompts:
-        check_prompts(prompts)
-    if prompts and not pictures:
-        raise InputError("--prompt: needs --reference, the picture of your own subject")
-    pipeline = open_pipeline(file, overrides=overrides, device=device)
-    if pictures:
-        _own_picture(pipeline, pictures, prompts or OWN_PROMPTS, out / "own", say)
-    else:
-        _comparisons(pipeline, out, say)
-    say(f"{time.monotonic() - started:.0f} seconds")
+    with Loading("reading the experiment"):
+        from subjectgen.core.files import check_writable
+        from subjectgen.runner.cli.check import file_of
+        from subjectgen.runner.cli.experiments import find_experiment
+        from subjectgen.runner.system.experiment import Experiment
+
+        file = file_of(find_experiment(experiment))
+        out = out or Path("out") / Path(file).stem
+        check_writable(out)
+        if prompt and not reference:
+            raise InputError("--prompt: needs --reference, the picture of your own subject")
+        read = Experiment.read(file, override)
+        if not read.settings.shown():
+            raise InputError(
+                f"{file}: names no comparisons; expected some, as experiments/toybox/demo.yaml has "
+                "(docs/reference/experiment-files.md)"
+            )
+    failed = _own_picture(read, reference, prompt or list(OWN_PROMPTS), out, device) if reference else False
+    failed = failed or (not reference and _comparisons(read, out, device))
+    typer.echo(f"{time.monotonic() - started:.0f} seconds")
+    if failed:
+        raise typer.Exit(1)
 
 
-def find_experiment(name: str) -> Path:
-    """A file or run directory, or the one YAML of that name below ``experiments/``."""
-    if Path(name).exists() and name:
-        return Path(name)
-    known = sorted(EXPERIMENTS.glob(f"*/{name}.yaml"), key=lambda path: path.parent.name != "toybox")
-    if not known:
-        names = [path.stem for path in EXPERIMENTS.glob("*/*.yaml")]
-        hint = nearest(name, names)
-        raise InputError(f"--experiment: got {name!r}; expected a YAML file or the name of one in {EXPERIMENTS}{hint}")
-    return known[0]
+def _comparisons(read: Experiment, out: Path, device: str | None) -> bool:
+    """Run them all, one after another; whether any variant failed."""
+    with Loading("loading models"):
+        from subjectgen.runner.evaluation.comparison import Progress, compare
+        from subjectgen.runner.reports.page import write_page
+
+    failed = False
+    names = list(read.settings.shown())
+    with Steps("sampling") as steps:
+        begun: set[str] = set()
+
+        def on_step(variant: str, batches: int, step: object) -> None:
+            if variant not in begun:
+                begun.add(variant)
+                steps.expect(batches, variant)
+            steps(step)  # type: ignore[arg-type]
+
+        for name in names:
+            progress = Progress(say=typer.echo, on_step=on_step)
+            result = compare(read, name, out / name, device=device, progress=progress)
+            failed = failed or any("failed" in found for found in result.variants.values())
+    for path in write_page(out, [out / name for name in names], command=_command()):
+        typer.echo(f"wrote {path}")
+    return failed
 
 
-def comparisons(pipeline: SubjectPipeline) -> dict[str, ComparisonSettings]:
-    """Those of the experiment; without any, held-out toys with the experiment as it is."""
-    settings = pipeline.system.experiment.settings
-    if settings.comparisons:
-        return settings.comparisons
-    return {"toys": HELD_OUT.model_copy(update={"variants": {str(settings.schedule["name"]): {}}})}
-
-
-def _comparisons(pipeline: SubjectPipeline, out: Path, say: Callable[[str], None]) -> None:
-    results = [compare(pipeline, name, settings, say=say) for name, settings in comparisons(pipeline).items()]
-    out.mkdir(parents=True, exist_ok=True)
-    files = [_sheet_name(result, results) for result in results]
-    for result, file in zip(results, files, strict=True):
-        with atomic_write(out / file) as path:
-            contact_sheet(result).save(path, format="PNG")
-    write_json(out / "scores.json", {name: scores for result in results for name, scores in result.scores.items()})
-    with atomic_write(out / "index.html") as path:
-        text = page(list(zip(results, files, strict=True)), pipeline.system.experiment.settings.schedule)
-        path.write_text(text, encoding="utf-8")
-    for file in (*files, "index.html", "scores.json"):
-        say(f"wrote {out / file}")
-
-
-def _sheet_name(result: Compared, results: Sequence[Compared]) -> str:
-    return "sheet.png" if len(results) == 1 else f"sheet-{result.name}.png"
-
-
-def _own_picture(
-    pipeline: SubjectPipeline,
-    references: list[Reference],
-    prompts: Sequence[str],
-    out: Path,
-    say: Callable[[str], None],
-) -> None:
+def _own_picture(read: Experiment, pictures: list[Path], prompts: list[str], out: Path, device: str | None) -> bool:
     """Generate from the user's picture under all variants of the first comparison."""
-    size = pipeline.system.experiment.settings.image
-    changes = next(iter(comparisons(pipeline).values())).all_changes()
-    columns: list[Tensor] = []
-    for name, changed in variants(pipeline, changes):
-        result = changed(prompt=list(prompts), references=references)
-        for number, (image, record) in enumerate(zip(result.images, result.records, strict=True)):
-            path = out / f"{name}-{number}.png"
-            save_image(image, path, record)
-            say(f"wrote {path}")
-        columns.append(torch.cat(list(result.tensors), dim=-2))
-    sheet = _side_by_side([fit_image(references[0].image, (size.height, size.width), "pad"), *columns])
-    with atomic_write(out / "sheet.png") as path:
-        sheet.save(path, format="PNG")
-    say(f"wrote {out / 'sheet.png'} (columns: reference, {', '.join(changes)})")
+    from subjectgen.runner.generation.files import read_references, write_images
+    from subjectgen.runner.generation.pipeline import SubjectPipeline, vary
+    from subjectgen.runner.generation.reference_files import ReferenceFiles
+    from subjectgen.runner.generation.request import check_prompts
+    from subjectgen.runner.generation.requests import Asked
+    from subjectgen.runner.reports.own import write_own_page
+    from subjectgen.runner.system.variants import variants
+
+    check_prompts(prompts)
+    files = ReferenceFiles(pictures=tuple(pictures))
+    asked, _ = read_references([Asked(prompts=tuple(prompts), references=files, seeds=(0,))], strict=True)
+    system, made = None, {}
+    for name, changed in variants(read, next(iter(read.settings.shown()))):
+        with Loading(f"{name}: loading"):
+            system = vary(system, changed) if system else SubjectPipeline.from_experiment(changed, device=device).system
+        with Steps(name) as steps:
+            pipeline = SubjectPipeline(system)
+            written = write_images(
+                pipeline, asked, out / "own" / name, steps=None, batch_size=32, strict=True, begin=steps.expect,
+                on_step=steps,
+            )  # fmt: skip
+        made[name] = written.paths
+        for path in written.paths:
+            typer.echo(f"wrote {path}")
+    for path in write_own_page(out / "own", pictures, prompts, made, command=_command()):
+        typer.echo(f"wrote {path}")
+    return False
 
 
-def _side_by_side(columns: Sequence[Tensor]) -> Image.Image:
-    """Pictures of any heights, doubled in size, on white."""
-    pictures = [to_pil(column) for column in columns]
-    sheet = Image.new("RGB", (sum(p.width for p in pictures), max(p.height for p in pictures)), "white")
-    left = 0
-    for picture in pictures:
-        sheet.paste(picture, (left, 0))
-        left += picture.width
-    return sheet.resize((sheet.width * 2, sheet.height * 2), Image.Resampling.NEAREST)
+def _command() -> str:
+    import shlex
+    import sys
+
+    return shlex.join(["subjectgen", *sys.argv[1:]])

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
-from subjectgen.core import KEY, Dataset, InputError, Sample
+from subjectgen.core import KEY, Dataset, InputError, Reference, Sample
+from subjectgen.core.files import atomic_write
+from subjectgen.core.images import to_pil
 from subjectgen.runner.evaluation.image_store import ImageStore
 from subjectgen.runner.generation.batches import Step
 from subjectgen.runner.generation.pipeline import SubjectPipeline
@@ -60,3 +64,19 @@ class Cases(Sequence[Sample]):
             request = Request(cases=cases, batch_size=batch_size)
             for image in pipeline.stream(request, on_step=lambda step: on_step(left, step)):
                 store.write(self.keys[chunk[image.case]], chunk[image.case], image.tensor)
+
+    def write_references(self, folder: Path) -> None:
+        """Keep every reference picture once, for reports."""
+        for number in range(len(self)):
+            for reference in self[number].references:
+                path = folder / reference_file(reference)
+                if not path.is_file():
+                    with atomic_write(path) as unfinished:
+                        to_pil(reference.image).save(unfinished, format="PNG")
+
+
+def reference_file(reference: Reference) -> str:
+    """Where a reference picture lies in a comparison's folder: its name follows from its content."""
+    content = (reference.image * 255).round().byte().cpu().numpy().tobytes()
+    shape = "x".join(map(str, reference.image.shape[-2:]))
+    return f"references/{shape}-{hashlib.sha256(content).hexdigest()[:12]}.png"

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from subjectgen.core import Calibrated, InputError, Metric, Part, Quantity, SetMetric
-from subjectgen.runner.evaluation.cases import Cases
+from subjectgen.runner.evaluation.cases import Cases, reference_file
 from subjectgen.runner.evaluation.image_store import ImageStore, digest
 from subjectgen.runner.evaluation.rows import ScoreRow, append, checked, read
 from subjectgen.runner.evaluation.statistics import reduce_rows
@@ -65,7 +65,9 @@ class Metrics:
         if sets:
             images = [store.read(key, number) for number, key in enumerate(cases.keys)]
             for metric in sets:
-                found |= _of_set(metric, metric.measure_set(list(cases), images, [row.scores for row in rows]), len(rows))
+                found |= _of_set(
+                    metric, metric.measure_set(list(cases), images, [row.scores for row in rows]), len(rows)
+                )
         return found
 
     def _rows(self, cases: Cases, store: ImageStore, numbers: Sequence[int]) -> Iterator[ScoreRow]:
@@ -89,6 +91,7 @@ class Metrics:
                 image=image,
                 metrics=self.identity,
                 scores=row,
+                references=[reference_file(reference) for reference in sample.references],
                 facts=dict(sample.facts),
             )
 

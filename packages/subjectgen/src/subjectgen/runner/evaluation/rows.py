@@ -28,6 +28,8 @@ class ScoreRow:
     """Identity of the metrics that measured it."""
     scores: Mapping[str, float | None]
     """By name; ``None``: could not be measured."""
+    references: Sequence[str] = ()
+    """Files of its reference pictures, relative to the comparison's folder."""
     facts: Mapping[str, Any] = field(default_factory=dict)
     """Of its sample."""
 

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from subjectgen.core import Reference, Sample
 from subjectgen.runner.generation.batches import denoise, row_key, together
-from subjectgen.runner.generation.passes import grouped
 from subjectgen.runner.generation.denoising import prepare
+from subjectgen.runner.generation.passes import grouped
 from subjectgen.runner.generation.request import Request
 from subjectgen.runner.generation.samplers import noise
 from subjectgen.runner.system.system import System
@@ -38,9 +38,7 @@ def sensitivity(
         for one, other in zip(samples, [*samples[half:], *samples[:half]], strict=True)
     ]
 
-    def images(
-        label: str, seeds: Sequence[int], instead: Mapping[str, Sequence[Sample]]
-    ) -> Float[Tensor, "b 3 h w"]:
+    def images(label: str, seeds: Sequence[int], instead: Mapping[str, Sequence[Sample]]) -> Float[Tensor, "b 3 h w"]:
         if on_probe is not None:
             on_probe(label)
         return _images(system, samples, seeds, instead, batch_size)

@@ -1,7 +1,7 @@
 """One prepared denoising: all that does not depend on the noisy image is made before the first step.
 
-That is what each pass of each stage feeds the backbone, the conditions of all steps, the keys and values of references. A
-step then runs the backbone alone, on the tokens of its stage. Nothing of the system changes, so any number may run.
+That is what each pass of each stage feeds the backbone, the conditions of all steps, the keys and values of references.
+A step then runs the backbone alone, on the tokens of its stage. Nothing of the system changes, so any number may run.
 """
 
 from __future__ import annotations

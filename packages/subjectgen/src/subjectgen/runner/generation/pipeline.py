@@ -24,6 +24,8 @@ from subjectgen.runner.generation.samplers import Sampler, euler
 from subjectgen.runner.system.build import build_system
 from subjectgen.runner.system.devices import chosen_device
 from subjectgen.runner.system.experiment import Experiment
+from subjectgen.runner.system.identity import identity
+from subjectgen.runner.system.lazy import Lazy
 from subjectgen.runner.system.system import System
 from subjectgen.runner.system.trained import RESOLVED, load_trained, trained_folder, warn_of_other_encoders
 
@@ -59,6 +61,8 @@ class SubjectPipeline:
     def __init__(self, system: System) -> None:
         system.set_training(False)
         self.system = system
+        self.identity = Lazy(lambda: identity(system))
+        """What images depend on beside prompt, references and seed."""
 
     @classmethod
     def from_experiment(

@@ -6,6 +6,7 @@ from typing import Any
 
 from subjectgen.runner.generation.batches import image_size
 from subjectgen.runner.generation.request import Request
+from subjectgen.runner.system.identity import portable
 from subjectgen.runner.system.system import System
 
 
@@ -14,6 +15,7 @@ def record(system: System, request: Request, case: int) -> dict[str, Any]:
     asked = request.cases[case]
     size = image_size(system, asked)
     experiment = system.experiment
+    trained = None if system.trained is None else portable(system.trained)
     return {
         "experiment": experiment.name,
         "key": asked.sample.key,
@@ -25,7 +27,7 @@ def record(system: System, request: Request, case: int) -> dict[str, Any]:
         "width": size[1],
         "steps": request.steps or system.schedule.steps,
         "schedule": dict(experiment.settings.schedule),
-        "trained": system.trained,
-        "settings": dict(experiment.values),
+        "trained": trained,
+        "settings": {**experiment.values, "trained": trained},
         "plugins": experiment.plugins.distributions(),
     }

@@ -20,12 +20,12 @@ FIND = "find:"
 class ReferenceFiles:
     """Pictures of subjects; the n-th mask, region and weight belong to the n-th picture."""
 
-    pictures: Sequence[Path] = ()
-    subject_masks: Sequence[str] = ()
+    pictures: tuple[Path, ...] = ()
+    subject_masks: tuple[str, ...] = ()
     """Where the subject is in its picture: a picture, a box, ``find:`` and a phrase, or nothing (``""``)."""
-    regions: Sequence[str] = ()
+    regions: tuple[str, ...] = ()
     """Where the subject shall appear in the result: the same forms."""
-    weights: Sequence[float] = ()
+    weights: tuple[float, ...] = ()
     """How strongly each reference speaks."""
 
     def read(self) -> list[Reference]:
@@ -62,13 +62,13 @@ class ReferenceFiles:
 
     def phrases(self, kind: Literal["subject_masks", "regions"]) -> dict[int, str]:
         """What a finder has to look for, by number of the reference."""
-        values: Sequence[str] = getattr(self, kind)
+        values: tuple[str, ...] = getattr(self, kind)
         return {n: value.removeprefix(FIND).strip() for n, value in enumerate(values) if value.startswith(FIND)}
 
     def record(self) -> dict[str, object]:
         """What was given, to be kept beside an image."""
         known = {"subject_masks": self.subject_masks, "regions": self.regions, "weights": self.weights}
-        return {"references": [str(path) for path in self.pictures]} | {k: list(v) for k, v in known.items() if v}
+        return {"references": [path.name for path in self.pictures]} | {k: list(v) for k, v in known.items() if v}
 
     def __bool__(self) -> bool:
         return bool(self.pictures or self.subject_masks or self.regions or self.weights)

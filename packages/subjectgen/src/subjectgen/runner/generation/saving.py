@@ -7,24 +7,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+from jaxtyping import Float
 from PIL.PngImagePlugin import PngInfo
+from torch import Tensor
 
-from subjectgen.core.checkpoint import atomic_write
+from subjectgen.core.files import atomic_write
+from subjectgen.core.images import to_pil
+from subjectgen.core.json_files import write_json
 
 
-def save_image(image: Image.Image, path: Path, record: Mapping[str, Any]) -> None:
+def save_image(image: Float[Tensor, "3 h w"], path: Path, record: Mapping[str, Any]) -> None:
     """Write ``path`` (PNG) and ``path`` with suffix ``.json``; neither is ever half-written."""
     text = PngInfo()
     text.add_itxt("subjectgen", json.dumps(record, ensure_ascii=False))
     text.add_itxt("prompt", str(record.get("prompt", "")))
     text.add_text("seed", str(record.get("seed", "")))
+    write_json(path.with_suffix(".json"), record)  # first: a picture that is there is complete
     with atomic_write(path) as temporary:
-        image.save(temporary, format="PNG", pnginfo=text)
-    write_json(path.with_suffix(".json"), record)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write readable JSON atomically."""
-    with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        to_pil(image).save(temporary, format="PNG", pnginfo=text)

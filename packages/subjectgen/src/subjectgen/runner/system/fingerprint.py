@@ -1,9 +1,9 @@
 """What the frozen parts are and do: kept with trained parts, compared when they are loaded.
 
 Trained parts fit the features they were trained on, and those change silently with a checkpoint, a template, a
-processor or a library. What must be equal bit for bit, token ids and a sample of the weights, is hashed. Features differ
-in their last bits between machines, so some of their values are kept and compared with a tolerance; an encoder runs only
-where something changed that its features may depend on.
+processor or a library. What must be equal bit for bit, token ids and a sample of the weights, is hashed. Features
+differ in their last bits between machines, so some of their values are kept and compared with a tolerance; an encoder
+runs only where something changed that its features may depend on.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def encoder_facts(system: System) -> dict[str, Any]:
 
 
 def warn_of_weights(system: System, stored: Mapping[str, Any], file: Path) -> None:
-    """Warn of an autoencoder or backbone whose frozen weights are not what they were; before any are packed or merged."""
+    """Warn of an autoencoder or backbone with other frozen weights than then; before any are packed or merged."""
     for name, now in frozen_facts(system).items():
         then = stored["frozen"].get(name)
         if then is not None and now is not None and then != now:
@@ -90,8 +90,8 @@ def _warn_of_encoder(
     if name and far[name] > TOLERANCE:
         changed = ", ".join(causes) or "nothing that is known of; perhaps the device or its kernels"
         warnings.warn(
-            f"{file}: {where}: the features ({name}) differ by {far[name]:.0%} from those the trained parts were trained "
-            f"on, so these may not fit. Changed: {changed}",
+            f"{file}: {where}: the features ({name}) differ by {far[name]:.0%} from those the trained parts were "
+            f"trained on, so these may not fit. Changed: {changed}",
             stacklevel=3,
         )
 

@@ -17,6 +17,7 @@ class Lazy(Generic[Value]):
         self._made: list[Value] = []
 
     def __call__(self) -> Value:
+        """The value."""
         with self._lock:
             if not self._made:
                 self._made.append(self._make())

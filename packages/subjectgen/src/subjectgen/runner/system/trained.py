@@ -1,7 +1,7 @@
 """Trained parts in and out of a folder: one safetensors file per part, and what their weights mean.
 
-The folder appears whole or not at all. Beside the weights, ``trained.json`` holds the options they depend on and facts of
-the frozen parts they were trained with; both are compared when they are loaded.
+The folder appears whole or not at all. Beside the weights, ``trained.json`` holds the options they depend on and facts
+of the frozen parts they were trained with; both are compared when they are loaded.
 """
 
 from __future__ import annotations
@@ -145,8 +145,8 @@ def check_options(experiment: Experiment, folder: Path) -> None:
     if stored is None:
         if folder.is_dir():
             warnings.warn(
-                f"{folder}: written by a version before 0.2, without {FACTS}: whether the experiment's options are those "
-                "it was trained with is not known",
+                f"{folder}: written by a version before 0.2, without {FACTS}: whether the experiment's options are "
+                "those it was trained with is not known",
                 stacklevel=3,
             )
         return
