@@ -9,11 +9,8 @@ from typing import Any
 import torch
 
 from subjectgen.core import InputError
-from subjectgen.core.plugins import Plugins
-from subjectgen.runner.experiment import Experiment
-from subjectgen.runner.memory import precision
 from subjectgen.runner.planning.accelerators import Accelerator, chosen_accelerators
-from subjectgen.runner.planning.blueprint import Blueprint
+from subjectgen.runner.planning.blueprint import build_blueprint
 from subjectgen.runner.planning.dry_run import dry_run
 from subjectgen.runner.planning.memory import (
     RESERVED,
@@ -21,12 +18,15 @@ from subjectgen.runner.planning.memory import (
     Weights,
     inference_rows,
 )
-from subjectgen.runner.planning.passes import Pass, Passes, Stage, request
+from subjectgen.runner.planning.passes import BackbonePass, Passes, Stage, request
 from subjectgen.runner.planning.training import training_flops, training_memory
+from subjectgen.runner.system.experiment import Experiment
+from subjectgen.runner.system.residency import precision
+from subjectgen.runner.system.system import System
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
+class Question:
     """What is planned for."""
 
     references: int = 1
@@ -54,7 +54,7 @@ class Request:
             raise InputError(f"--utilisation: got {self.utilisation:g}; expected a share in (0, 1]")
 
 
-def make_plan(experiment: Experiment, plugins: Plugins, wish: Request) -> dict[str, Any]:
+def estimate(experiment: Experiment, question: Question) -> dict[str, Any]:
     """Build the experiment on shapes and add up.
 
     Returns:
@@ -64,11 +64,11 @@ def make_plan(experiment: Experiment, plugins: Plugins, wish: Request) -> dict[s
     Raises:
         SubjectgenError: A mistake in the file or the request, or a checkpoint whose sizes are not known.
     """
-    wish.check()
-    cards = chosen_accelerators(wish.accelerators)
-    system = Blueprint(experiment, plugins)
+    question.check()
+    cards = chosen_accelerators(question.accelerators)
+    system = build_blueprint(experiment)
     image = experiment.settings.image
-    sample = request(wish.prompt_tokens, wish.references, wish.reference_size)
+    sample = request(question.prompt_tokens, question.references, question.reference_size)
     passes = Passes(system, sample, (image.height, image.width))
     dtype = precision(experiment.settings.memory, torch.device("cuda"))
     weights, stages = Weights.of(system, dtype), passes.stages()
@@ -77,32 +77,32 @@ def make_plan(experiment: Experiment, plugins: Plugins, wish: Request) -> dict[s
     training = training_flops(system, passes)
     return {
         "experiment": experiment.name,
-        "request": {**asdict(wish), "height": image.height, "width": image.width},
+        "request": {**asdict(question), "height": image.height, "width": image.width},
         "parts": system.describe(),
         "encoders": _encoders(system),
         "conditioning": _conditioning(passes),
         "stages": [_stage(stage) for stage in stages],
         "image": costs,
         "training": training,
-        "memory": _generating(passes, stages, weights, dtype, wish.batch, decoding["peak_bytes"])
+        "memory": _generating(passes, stages, weights, dtype, question.batch, decoding["peak_bytes"])
         | training_memory(system, passes, stages),
-        "time": [_times(card, wish, costs, stages, weights, training) for card in cards],
+        "time": [_times(card, question, costs, stages, weights, training) for card in cards],
     }
 
 
 # ---------------------------------------------------------------------------------------------------- generating
 
 
-def _encoders(system: Blueprint) -> dict[str, Any]:
+def _encoders(system: System) -> dict[str, Any]:
     return {name: {"states": b.encoder.depth, "width": b.encoder.width} for name, b in system.branches.items()}
 
 
 def _conditioning(passes: Passes) -> dict[str, Any]:
     return {
         name: {
-            "encoder_flops": sum(said.encoder.flops for said in found),
-            "aggregator_flops": sum(said.aggregator.flops for said in found),
-            "feature_bytes": max((said.feature_bytes for said in found), default=0),
+            "encoder_flops": sum(made.encoder.flops for made in found),
+            "aggregator_flops": sum(made.aggregator.flops for made in found),
+            "feature_bytes": max((made.feature_bytes for made in found), default=0),
         }
         for name, found in passes.conditioned().items()
     }
@@ -120,7 +120,7 @@ def _stage(stage: Stage) -> dict[str, Any]:
     }
 
 
-def _pass(one: Pass) -> dict[str, Any]:
+def _pass(one: BackbonePass) -> dict[str, Any]:
     tokens = {"context": one.tokens.context, "target": one.tokens.target, "references": one.tokens.references}
     return {"branches": list(one.branches), "tokens": tokens, "flops": one.flops}
 
@@ -143,7 +143,7 @@ def _image_costs(passes: Passes, stages: list[Stage], decoding: int) -> dict[str
     }
 
 
-def _decoding(system: Blueprint, size: tuple[int, int]) -> dict[str, int]:
+def _decoding(system: System, size: tuple[int, int]) -> dict[str, int]:
     channels, rows, columns = system.latent_shape(*size)
     with torch.no_grad(), dry_run(system.autoencoder) as cost:
         system.autoencoder.decode(torch.empty(1, channels, rows, columns, device="meta"))
@@ -156,13 +156,13 @@ def _decoding(system: Blueprint, size: tuple[int, int]) -> dict[str, int]:
 def _generating(
     passes: Passes, stages: list[Stage], weights: Weights, dtype: torch.dtype | None, batch: int, decoding: int
 ) -> dict[str, Any]:
-    said = [one for found in passes.conditioned().values() for one in found]
+    made = [one for found in passes.conditioned().values() for one in found]
     calls = [(tokens, count * batch) for stage in stages for tokens, count in stage.calls]
     sampling = passes.runs.sampling(calls, dtype)
     modulation = weights.backbone["none"].modulation / max(passes.runs.width, 1)
     rows = batch * sum(stage.steps * len(stage.passes) for stage in stages)
     runs = Activations(
-        encoding=max(max(one.encoder.peak_bytes, one.aggregator.peak_bytes) + one.feature_bytes for one in said),
+        encoding=max(max(one.encoder.peak_bytes, one.aggregator.peak_bytes) + one.feature_bytes for one in made),
         denoising=sampling.peak_bytes + batch * passes.injected_bytes,
         decoding=batch * decoding,
         modulation=rows * modulation,
@@ -183,23 +183,23 @@ def _generating(
 
 def _times(
     card: Accelerator,
-    wish: Request,
+    question: Question,
     costs: dict[str, int],
     stages: list[Stage],
     weights: Weights,
     training: dict[str, Any] | None,
 ) -> dict[str, Any]:
     def seconds(flops: float, moved: float) -> float:
-        return card.seconds(flops, moved, wish.utilisation)
+        return card.seconds(flops, moved, question.utilisation)
 
     moved = weights.backbone["none"].whole
-    steps = {stage.name: seconds(wish.batch * sum(p.flops for p in stage.passes), moved) for stage in stages}
+    steps = {stage.name: seconds(question.batch * sum(p.flops for p in stage.passes), moved) for stage in stages}
     once = seconds(costs["conditioning_flops"], weights.encoders)
-    decode = seconds(wish.batch * costs["decoding_flops"], weights.others)
+    decode = seconds(question.batch * costs["decoding_flops"], weights.others)
     denoise = sum(steps[stage.name] * stage.steps for stage in stages)
-    row: dict[str, Any] = {**asdict(card), "utilisation": wish.utilisation, "step_seconds": steps}
+    row: dict[str, Any] = {**asdict(card), "utilisation": question.utilisation, "step_seconds": steps}
     row["batch_seconds"] = once + denoise + decode
-    row["image_seconds"] = row["batch_seconds"] / wish.batch
+    row["image_seconds"] = row["batch_seconds"] / question.batch
     if training is not None:
         batch = training["batch"]
         way = training["recomputed"]
