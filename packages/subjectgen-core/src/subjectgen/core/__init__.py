@@ -19,6 +19,8 @@ from subjectgen.core.errors import (
     nearest,
 )
 from subjectgen.core.hookspecs import hookimpl
+from subjectgen.core.inputs import as_list, as_seeds
+from subjectgen.core.text import valid_text
 
 if TYPE_CHECKING:
     from subjectgen.core.checkpoint import resolve_checkpoint as resolve_checkpoint
@@ -53,16 +55,19 @@ if TYPE_CHECKING:
     )
     from subjectgen.core.images import (
         fit_image as fit_image,
-        load_mask as load_mask,
+        image_tensor as image_tensor,
         load_reference as load_reference,
         to_pil as to_pil,
     )
+    from subjectgen.core.masks import check_mask as check_mask, load_mask as load_mask
     from subjectgen.core.placement import place_references as place_references
     from subjectgen.core.plugins import Plugins as Plugins
 
 _LAZY = {
     "resolve_checkpoint": "subjectgen.core.checkpoint",
-    "load_mask": "subjectgen.core.images",
+    "check_mask": "subjectgen.core.masks",
+    "load_mask": "subjectgen.core.masks",
+    "image_tensor": "subjectgen.core.images",
     "load_reference": "subjectgen.core.images",
     "fit_image": "subjectgen.core.images",
     "to_pil": "subjectgen.core.images",
@@ -88,8 +93,11 @@ __all__ = [
     "ConfigError",
     "InputError",
     "SubjectgenError",
+    "as_list",
+    "as_seeds",
     "hookimpl",
     "nearest",
+    "valid_text",
     *_LAZY,
 ]
 
