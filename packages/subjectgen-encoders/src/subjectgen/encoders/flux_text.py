@@ -22,6 +22,7 @@ from subjectgen.encoders.loading import (
     load_tokenizer,
 )
 from subjectgen.encoders.planned import Sources, new_model
+from subjectgen.encoders.token_limits import checked_prompts, tell_cuts
 
 
 class FluxText(Frozen):
@@ -37,7 +38,7 @@ class FluxText(Frozen):
         attention_implementation: AttentionImplementation | None = None
         """Attention kernel of T5; ``None`` lets transformers choose."""
         max_length: int = Field(default=512, ge=1)
-        """Most T5 tokens; longer prompts are cut."""
+        """Most T5 tokens; longer prompts are cut, and a warning says where."""
         attend_padding: bool = False
         """FLUX.1 pads every prompt to ``max_length`` and attends to the padding. ``true`` does so too; ``false`` pads
         to the longest prompt of the batch and masks the padding, in T5 and in the backbone: shorter and the same for
@@ -88,18 +89,22 @@ class FluxText(Frozen):
     def encode(self, samples: Sequence[Sample], *, layers: Sequence[int] | None = None) -> Conditioning:
         """Encode the prompts of a batch; references are not read and ``layers`` has no meaning here.
 
+        A warning says what of a prompt is beyond the limits of T5 or CLIP.
+
         Raises:
-            InputError: an empty batch.
+            InputError: an empty batch, or a prompt of which one of the two reads no word or that is no valid Unicode.
         """
         if not samples:
             raise InputError("cannot encode an empty batch")
-        prompts = [sample.prompt for sample in samples]
+        prompts = checked_prompts(sample.prompt for sample in samples)
+        if self.t5 is not None:
+            tell_cuts(self.tokenizer, prompts, self.config.max_length, "T5 (max_length)")
         tokens, mask = self._tokens(prompts)
         return Conditioning(tokens=tokens, mask=mask, pooled=self.clip.pooled(prompts))
 
     def prepared(self, samples: Sequence[Sample]) -> Mapping[str, Tensor]:
         """What the text models see of a batch: token ids of CLIP and, where it is loaded, of T5 (for fingerprints)."""
-        prompts = [sample.prompt for sample in samples]
+        prompts = checked_prompts(sample.prompt for sample in samples)
         t5 = {} if self.t5 is None else {"t5_token_ids": self._tokenize(prompts).input_ids}
         return {"clip_token_ids": self.clip.tokenize(prompts).input_ids, **t5}
 
