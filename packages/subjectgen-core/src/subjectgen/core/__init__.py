@@ -21,7 +21,6 @@ from subjectgen.core.errors import (
 from subjectgen.core.hookspecs import hookimpl
 
 if TYPE_CHECKING:
-    from subjectgen.core.checkpoint import resolve_checkpoint as resolve_checkpoint
     from subjectgen.core.contracts import (
         EVERYTHING as EVERYTHING,
         NOTHING as NOTHING,
@@ -59,9 +58,10 @@ if TYPE_CHECKING:
     )
     from subjectgen.core.placement import place_references as place_references
     from subjectgen.core.plugins import Plugins as Plugins
+    from subjectgen.core.weights import resolve_checkpoint as resolve_checkpoint
 
 _LAZY = {
-    "resolve_checkpoint": "subjectgen.core.checkpoint",
+    "resolve_checkpoint": "subjectgen.core.weights",
     "load_mask": "subjectgen.core.images",
     "load_reference": "subjectgen.core.images",
     "fit_image": "subjectgen.core.images",

@@ -24,7 +24,7 @@ from subjectgen.core import (
     Schedule,
     resolve_checkpoint,
 )
-from subjectgen.core.checkpoint import atomic_write
+from subjectgen.core.files import atomic_write
 from subjectgen.core.plugins import Plugins
 from subjectgen.runner.experiment import BranchSettings, Experiment, MemorySettings
 from subjectgen.runner.fingerprint import warn_of_changes, write_fingerprint

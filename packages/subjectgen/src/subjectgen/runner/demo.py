@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from subjectgen.core import InputError, Reference, nearest
-from subjectgen.core.checkpoint import atomic_write
+from subjectgen.core.files import atomic_write
 from subjectgen.core.images import fit_image, to_pil
 from subjectgen.runner.comparing import Compared, compare, variants
 from subjectgen.runner.contact_sheet import contact_sheet, page

@@ -10,7 +10,7 @@ from typing import Any
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from subjectgen.core.checkpoint import atomic_write
+from subjectgen.core.files import atomic_write
 
 
 def save_image(image: Image.Image, path: Path, record: Mapping[str, Any]) -> None:

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 from safetensors.torch import save_file
 
 from subjectgen.core import CheckpointError, resolve_checkpoint
-from subjectgen.core.checkpoint import SUMS, verify, write_checksums
+from subjectgen.core.weights import SUMS, verify, write_checksums
 
 
 @pytest.fixture
