@@ -24,7 +24,6 @@ from subjectgen.core.roles import Changes, ChangesNothing, ChangesResults, Chang
 from subjectgen.core.text import valid_text
 
 if TYPE_CHECKING:
-    from subjectgen.core.checkpoint import resolve_checkpoint as resolve_checkpoint
     from subjectgen.core.images import (
         fit_image as fit_image,
         image_tensor as image_tensor,
@@ -87,9 +86,10 @@ if TYPE_CHECKING:
         Streams as Streams,
         TokenGroup as TokenGroup,
     )
+    from subjectgen.core.weights import resolve_checkpoint as resolve_checkpoint
 
 _LAZY = {
-    "resolve_checkpoint": "subjectgen.core.checkpoint",
+    "resolve_checkpoint": "subjectgen.core.weights",
     "check_mask": "subjectgen.core.masks",
     "load_mask": "subjectgen.core.masks",
     "image_tensor": "subjectgen.core.images",

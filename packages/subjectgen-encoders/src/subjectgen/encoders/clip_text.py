@@ -33,12 +33,11 @@ class ClipText(Frozen):
         """Load from the folders ``text_encoder`` and ``tokenizer`` of a checkpoint."""
         model = load_model(
             CLIPTextModel,
-            config,
+            config.located("text_encoder"),
             model_types=MODEL_TYPES,
             dtype=dtype,
-            subfolder="text_encoder",
         )
-        return cls(model, load_tokenizer(config, "tokenizer"))
+        return cls(model, load_tokenizer(config.located("tokenizer")))
 
     @classmethod
     def planned(cls, checkpoint: str, sources: Sources, *, dtype: str) -> ClipText:

@@ -17,7 +17,6 @@ from subjectgen.encoders.frozen import Frozen, dtype_of
 from subjectgen.encoders.loading import (
     AttentionImplementation,
     CheckpointConfig,
-    load_config,
     load_model,
     load_tokenizer,
 )
@@ -54,18 +53,17 @@ class FluxText(Frozen):
         self.config = config
         self.clip = ClipText.from_config(config, dtype=config.dtype)
         self.pooled_width: int = self.clip.width
-        self.width: int = load_config(config, "model_type", ("t5",), "text_encoder_2")["d_model"]
+        self.width: int = config.located("text_encoder_2").config("model_type", ("t5",))["d_model"]
         self.t5: Any = None
         self.tokenizer: Any = None
         if config.output == "all":
-            self.tokenizer = load_tokenizer(config, "tokenizer_2")
+            self.tokenizer = load_tokenizer(config.located("tokenizer_2"))
             self.t5 = load_model(
                 T5EncoderModel,
-                config,
+                config.located("text_encoder_2"),
                 model_types=("t5",),
                 dtype=config.dtype,
                 attention=config.attention_implementation,
-                subfolder="text_encoder_2",
             )
         self.freeze()
 

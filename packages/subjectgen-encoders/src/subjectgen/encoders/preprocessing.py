@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from subjectgen.core import CheckpointError, InputError, fit_image, to_pil
-from subjectgen.encoders.loading import CheckpointConfig, load_json
+from subjectgen.encoders.loading import CheckpointConfig
 
 _BYTE = 255.0
 _BICUBIC = 3
@@ -38,11 +38,10 @@ class Preprocessing:
     @classmethod
     def from_checkpoint(cls, config: CheckpointConfig) -> Preprocessing:
         """Read the file, or the ``image_processor`` part of ``processor_config.json``."""
-        values = load_json(config, "preprocessor_config.json")
-        if values is None:
-            values = (load_json(config, "processor_config.json") or {}).get("image_processor")
+        values = config.located().json("preprocessor_config.json", "processor_config.json", needed=True)
         if values is None:
             raise CheckpointError(f"checkpoint {config.checkpoint!r} has no preprocessor_config.json")
+        values = values.get("image_processor", values)
         missing = [key for key in ("image_mean", "image_std") if key not in values]
         if missing:
             raise CheckpointError(f"preprocessor_config.json of {config.checkpoint!r} lacks {', '.join(missing)}")

@@ -16,19 +16,11 @@ from torch import Tensor, nn
 
 from subjectgen.core import InputError, Latents, Sample
 from subjectgen.core.images import fit_image
+from subjectgen.core.weights import load_diffusers
 from subjectgen.encoders.frozen import Frozen, dtype_of
-from subjectgen.encoders.hub_errors import loading
-from subjectgen.encoders.loading import (
-    CheckpointConfig,
-    check_complete,
-    load_config,
-    load_weights,
-    quiet,
-    torch_dtype,
-)
+from subjectgen.encoders.loading import CheckpointConfig
 from subjectgen.encoders.planned import Sources
 from subjectgen.encoders.preprocessing import check_images
-from subjectgen.encoders.weight_files import DIFFUSERS
 
 
 class VAE(Frozen):
@@ -86,7 +78,7 @@ class VAE(Frozen):
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.config = config
-        self.model: Any = _load(config)
+        self.model: Any = load_diffusers(AutoencoderKL, config.located(config.subfolder), dtype=config.dtype)
         self._read_sizes()
 
     @classmethod
@@ -189,20 +181,3 @@ class VAE(Frozen):
     @property
     def _shift(self) -> float:
         return self.model.config.shift_factor or 0.0
-
-
-def _load(config: VAE.Config) -> Any:
-    """Read an ``AutoencoderKL`` whose checkpoint fits it weight for weight."""
-    load_config(config, "_class_name", ("AutoencoderKL",), config.subfolder)
-    folder = load_weights(config, DIFFUSERS, config.subfolder)
-    with loading("AutoencoderKL", config.checkpoint), quiet():
-        model, report = AutoencoderKL.from_pretrained(
-            folder,
-            torch_dtype=torch_dtype(config.dtype),
-            use_safetensors=True,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # they are named and refused below
-            low_cpu_mem_usage=False,  # which that needs
-        )
-    check_complete(model, report, config.checkpoint)
-    return model

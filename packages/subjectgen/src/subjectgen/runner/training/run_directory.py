@@ -16,7 +16,7 @@ import torch
 import yaml
 
 from subjectgen.core import Dataset, InputError
-from subjectgen.core.checkpoint import atomic_write
+from subjectgen.core.files import atomic_write
 from subjectgen.runner.assemble import System
 from subjectgen.runner.saving import write_json
 
