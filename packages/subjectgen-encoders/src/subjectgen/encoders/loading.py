@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeAlias
 from pydantic import field_validator
 from transformers import AutoTokenizer
 
-from subjectgen.core import CheckpointError, Config, nearest
+from subjectgen.core import ChangesNothing, CheckpointError, Config, nearest
 from subjectgen.core.weights import Checkpoint, load_processor, load_transformers
 
 AttentionImplementation: TypeAlias = Literal["eager", "sdpa", "flash_attention_2"]
@@ -19,11 +19,11 @@ TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "merges.txt", "spiece.model")
 class CheckpointConfig(Config):
     """Where weights come from; base of the encoders' configs."""
 
-    checkpoint: str
+    checkpoint: ChangesNothing[str]
     """A local folder, ``package:module/path`` for weights shipped in a package, or a Hugging Face hub id."""
-    revision: str | None = None
+    revision: ChangesNothing[str | None] = None
     """Branch, tag or commit of a hub id; ``None`` is its main branch."""
-    local_files_only: bool = False
+    local_files_only: ChangesNothing[bool] = False
     """Never reach for the network: a hub id must already be in the cache."""
 
     @field_validator("checkpoint")
