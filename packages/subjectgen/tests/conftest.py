@@ -47,18 +47,19 @@ def write(tmp_path: Path, checkpoints: Path):
 
 
 @pytest.fixture
-def system(write):
+def system(write, plugins):
+    """Build the small experiment, or one with changes, in evaluation mode."""
+    from subjectgen.runner.system.build import build_system
+    from subjectgen.runner.system.experiment import Experiment
+
+    return lambda changes=None: build_system(Experiment.read(write(changes), plugins=plugins))
+
+
+@pytest.fixture(scope="session")
+def plugins():
     from subjectgen.core.plugins import Plugins
-    from subjectgen.runner.assemble import System
-    from subjectgen.runner.experiment import Experiment
 
-    def build(changes: dict | None = None):
-        built = System(Experiment.read(write(changes)), Plugins.discover())
-        for part in built.trained_modules():
-            part.eval()
-        return built
-
-    return build
+    return Plugins.discover()
 
 
 @pytest.fixture

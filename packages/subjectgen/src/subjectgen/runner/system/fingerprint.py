@@ -157,12 +157,16 @@ def kept(value: Tensor) -> dict[str, Any]:
 
 
 def distance(then: Mapping[str, Any] | None, now: Mapping[str, Any]) -> float:
-    """Relative distance of kept values; infinite where shapes differ or a value is not finite."""
+    """Relative distance of kept values; infinite where shapes differ or a value is not finite.
+
+    Values are squashed by their median first, for language models have a few that are a thousand times the others.
+    """
     if then is None or then["shape"] != now["shape"]:
         return math.inf
     was, has = (torch.tensor(one["values"], dtype=torch.float64) for one in (then, now))
-    scale = max(float(was.norm()), float(has.norm()), 1e-12)
-    found = float((was - has).norm()) / scale
+    median = max(float(was.abs().median()), 1e-12)
+    was, has = (one / (one.abs() + median) for one in (was, has))
+    found = float((was - has).norm() / was.norm().clamp(min=1e-12))
     return found if math.isfinite(found) else math.inf
 
 

@@ -18,7 +18,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from subjectgen.core import Changes, CheckpointError, Trainable, resolve_checkpoint
+from subjectgen.core import Changes, CheckpointError, Defines, Trainable, resolve_checkpoint
 from subjectgen.core.files import atomic_folder
 from subjectgen.core.json_files import read_json, write_json
 from subjectgen.core.part import Part
@@ -93,6 +93,7 @@ def load_trained(system: System) -> System:
         return system
     folder = trained_folder(name)
     check_options(system.experiment, folder)
+    _check_resolved(system, folder)
     if isinstance(system.backbone, Trainable) and not system.residency.shared:
         system.backbone.load_trained(folder)
     for part_name, module in system.branch_modules().items():
@@ -124,6 +125,7 @@ def facts(system: System) -> dict[str, Any]:
         "format": FORMAT,
         "experiment": system.experiment.name,
         "parts": {part.where: meaning(part) for part in system.experiment.parts.model()},
+        "resolved": {where: _resolved(module) for where, module in system.branch_modules().items()},
         "frozen": frozen_facts(system),
         "encoders": encoder_facts(system),
     }
@@ -134,8 +136,15 @@ def meaning(part: Part) -> dict[str, Any]:
     return {"name": part.name, "distribution": part.offer.distribution, "weights": part.values(Changes.WEIGHTS)}
 
 
+def _resolved(module: Any) -> dict[str, Any]:
+    """Options as the built part understands them, such as layers by number, of parts that say so."""
+    return dict(module.defining) if isinstance(module, Defines) else {}
+
+
 def check_options(experiment: Experiment, folder: Path) -> None:
     """Whether the weights in a folder mean the same under this experiment; only files are read.
+
+    Options that only a built part understands are compared when the weights are loaded.
 
     Raises:
         CheckpointError: Names each option that differs, both values and the way out.
@@ -154,18 +163,30 @@ def check_options(experiment: Experiment, folder: Path) -> None:
         problem
         for part in experiment.parts.model()
         if part.where in stored["parts"]
-        for problem in _problems(part, stored["parts"][part.where])
+        for problem in _problems(part, stored["parts"][part.where], stored["resolved"].get(part.where, {}))
     ]
     if problems:
         raise CheckpointError("\n".join(f"{folder}: {problem}" for problem in problems))
 
 
-def _problems(part: Part, then: Mapping[str, Any]) -> Iterator[str]:
+def _check_resolved(system: System, folder: Path) -> None:
+    stored = _stored(folder / FACTS) or {"resolved": {}}
+    for where, module in system.branch_modules().items():
+        then, now = stored["resolved"].get(where, {}), _resolved(module)
+        for key in differences(then, now, {}):
+            raise CheckpointError(
+                f"{folder}: trained with {where}.{key}: {then.get(key)}; the experiment says {now.get(key)}: {_WAY_OUT}"
+            )
+
+
+def _problems(part: Part, then: Mapping[str, Any], resolved: Mapping[str, Any]) -> Iterator[str]:
     now = meaning(part)
     if then["name"] != now["name"]:
         yield f"trained with {part.where}.name: {then['name']}; the experiment says {now['name']}: {_WAY_OUT}"
         return
     for key in differences(then["weights"], now["weights"], defaults(type(part.config))):
+        if key in resolved or any(known.startswith(f"{key}.") for known in resolved):
+            continue
         was, has = (json.dumps(one["weights"].get(key)) for one in (then, now))
         yield (
             f"trained with {part.where}.{key}: {was}; the experiment says {has}, under which these weights mean "

@@ -7,10 +7,13 @@ import torch
 from torch import nn
 
 from subjectgen.core import ComponentError
-from subjectgen.core.plugins import Plugins
-from subjectgen.runner.experiment import Experiment, MemorySettings
-from subjectgen.runner.memory import Residency, frozen_linears, precision, quantize
-from subjectgen.runner.pipeline import SubjectPipeline
+from subjectgen.runner.generation.pipeline import SubjectPipeline
+from subjectgen.runner.generation.request import Request
+from subjectgen.runner.system.experiment import Experiment
+from subjectgen.runner.system.quantization import frozen_linears, quantize
+from subjectgen.runner.system.residency import Residency, precision
+from subjectgen.runner.system.settings import MemorySettings
+from subjectgen.runner.system.trained import save_trained
 
 META, CPU = torch.device("meta"), torch.device("cpu")
 
@@ -24,6 +27,10 @@ class Recording(nn.Module):
 
     def to(self, place: torch.device | torch.dtype) -> nn.Module:
         self.log.append((self.name, str(place)))
+        return self
+
+    def _apply(self, function, recurse: bool = True) -> nn.Module:
+        self.log.append((self.name, str(function(torch.zeros(())).device)))
         return self
 
 
@@ -53,12 +60,12 @@ def test_without_offload_nothing_moves_after_settling() -> None:
     built, log = residency(MemorySettings())
     assert log == []
     built.settle()
-    assert log == [("backbone", "meta"), ("mllm", "meta"), ("vae", "meta")]
+    assert log == [("mllm", "meta"), ("vae", "meta"), ("backbone", "meta")]
     assert turns(built, log) == [[], [], []]
 
 
 def test_encoders_leave_before_the_backbone_comes() -> None:
-    built, log = residency(MemorySettings(offload="mllm"))
+    built, log = residency(MemorySettings(offload="encoders"))
     built.settle()
     assert log == [("vae", "meta")]
     assert turns(built, log) == [
@@ -85,20 +92,22 @@ def images(write, toys):
     def generate(changes: dict, batch_size: int = 3, **others: dict) -> torch.Tensor:
         path = write({"schedule": {"guidance": {"true_cfg": 2.5}}, "memory": changes, **others})
         with pytest.warns(UserWarning, match="random"):
-            pipeline = SubjectPipeline.from_experiment(Experiment.read(path), plugins=Plugins.discover(), device="cpu")
-        return pipeline.generate(toys[:3], [1, 2, 3], batch_size=batch_size).tensors
+            pipeline = SubjectPipeline.from_experiment(Experiment.read(path), device="cpu")
+        return torch.stack(pipeline.generate(Request.of(toys[:3], [1, 2, 3], batch_size=batch_size)).tensors)
 
     return generate
 
 
-@pytest.mark.parametrize("changes", [{"offload": "mllm"}, {"release_modulation": True}, {"dtype": "float32"}], ids=str)
+@pytest.mark.parametrize(
+    "changes", [{"offload": "encoders"}, {"release_modulation": True}, {"dtype": "float32"}], ids=str
+)
 def test_moving_parts_changes_no_bit(images, changes: dict) -> None:
     assert torch.equal(images(changes), images({}))
 
 
 def test_batches_of_one_round_change_nothing(images) -> None:
     """They are encoded together and their modulation is one product, which rounds differently."""
-    torch.testing.assert_close(images({"offload": "mllm"}, 1), images({}, 1), atol=1e-4, rtol=0)
+    torch.testing.assert_close(images({"offload": "encoders"}, 1), images({}, 1), atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("attention", ["full", "isolated"])
@@ -116,7 +125,7 @@ def trained(write, system, tmp_path):
     for name, parameter in built.trainable().items():
         if "lora_B" in name:
             nn.init.normal_(parameter, std=0.1)
-    built.save_trained(tmp_path / "run")
+    save_trained(built, tmp_path / "run")
     return lambda memory: Experiment.read(write({"trained": str(tmp_path / "run"), "memory": memory}))
 
 
@@ -125,14 +134,16 @@ def test_a_merged_adapter_gives_the_same(trained, toys) -> None:
         SubjectPipeline.from_experiment(trained({"merge_adapters": merge}), device="cpu") for merge in (False, True)
     )
     assert not any("lora" in name for name, _ in merged.system.backbone.named_parameters())
-    one, two = (pipeline.generate(toys[:2], [1, 2]).tensors for pipeline in (plain, merged))
+    one, two = (torch.stack(p.generate(Request.of(toys[:2], [1, 2])).tensors) for p in (plain, merged))
     torch.testing.assert_close(one, two, atol=1e-4, rtol=0)
 
 
 def test_a_shared_backbone_is_fitted_once_and_only_by_equal_settings(trained, toys, monkeypatch) -> None:
     """A comparison's variants share it; what was done to it is neither repeated nor met by one that did not ask."""
     packed: list[str] = []
-    monkeypatch.setattr("subjectgen.runner.memory.quantize", lambda backbone, weights, dtype: packed.append(weights))
+    monkeypatch.setattr(
+        "subjectgen.runner.system.residency.quantize", lambda backbone, weights, dtype: packed.append(weights)
+    )
     memory = {"merge_adapters": True, "weights": "int8"}
     first = SubjectPipeline.from_experiment(trained(memory), device="cpu")
     again = SubjectPipeline.from_experiment(trained(memory), device="cpu", reuse=first.system)
@@ -140,20 +151,23 @@ def test_a_shared_backbone_is_fitted_once_and_only_by_equal_settings(trained, to
     assert packed == ["int8"]
     assert again.system.backbone is first.system.backbone
     assert other.system.backbone is not first.system.backbone
-    assert torch.equal(first.generate(toys[:1], [1]).tensors, again.generate(toys[:1], [1]).tensors)
+    request = Request.of(toys[:1], [1])
+    assert torch.equal(first.generate(request).tensors[0], again.generate(request).tensors[0])
 
 
-def test_what_aggregators_explain_is_asked_while_encoders_are_there(system, toys) -> None:
-    """Afterwards they may have left the device."""
-    built = system({"memory": {"offload": "mllm"}})
-    log: list[str] = []
-    built.memory.encoding, built.memory.denoising = (lambda: log.append("encoding")), (lambda: log.append("denoising"))
-    aggregator = built.branches["mllm"].aggregator
-    aggregator.explain = lambda features: log.append("explain") or [{"of": "it"}] * len(features.modality)
-    made = SubjectPipeline(built).generate([toys[0], toys[0]], [1, 2])
-    assert log[:2] == ["encoding", "explain"]
-    assert log.count("explain") == 1
-    assert [record["explained"] for record in made.records] == [{"mllm": {"of": "it"}}] * 2
+def test_what_aggregators_explain_costs_no_further_encoding(system, toys, monkeypatch) -> None:
+    """It is asked of the features that are there; the encoder ran twice for it (fault P11)."""
+    built = system()
+    branch = built.branches["mllm"]
+    runs: list[int] = []
+    branch.encoder.model.register_forward_hook(lambda *_: runs.append(1))
+    explain = lambda features: [{"tokens": int(row.sum())} for row in features.mask]  # noqa: E731
+    monkeypatch.setattr(branch.aggregator, "explain", explain, raising=False)
+    made = SubjectPipeline(built).generate(Request.of([toys[0], toys[0]], [1, 2]))
+    assert len(runs) == 1
+    told = [record["explained"] for record in made.records]
+    assert told[0] == told[1]
+    assert told[0]["mllm"]["tokens"] > 0
 
 
 def test_bfloat16_is_used_and_close(images) -> None:

@@ -1,6 +1,5 @@
 """The sampler against ten lines, and what may not change an image."""
 
-from contextlib import contextmanager
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -11,12 +10,20 @@ from diffusers import FluxPipeline, FluxTransformer2DModel
 from torch import nn
 
 from subjectgen.core import Sample
-from subjectgen.runner import sampling
-from subjectgen.runner.conditioning import Conditioner
-from subjectgen.runner.memory import Residency
+from subjectgen.runner.generation.batches import Step, batches, denoise
+from subjectgen.runner.generation.conditioner import Conditioner
+from subjectgen.runner.generation.denoising import prepare, stage_inputs
+from subjectgen.runner.generation.passes import row_pass
+from subjectgen.runner.generation.request import Request
+from subjectgen.runner.generation.samplers import noise
 
-START = sampling.noise([1, 2], (16, 8, 8))
+START = noise([1, 2], (16, 8, 8))
 GUIDED = {"guidance": {"true_cfg": 2.5}}
+
+
+def sample(system, samples, latents, *, index=None, steps=None, on_step=None) -> torch.Tensor:
+    """Latents of rows that go together."""
+    return denoise(prepare(system, samples, (8, 8), index=index, steps=steps), latents, on_step=on_step)
 
 
 @torch.no_grad()
@@ -44,7 +51,7 @@ def test_sampling_equals_a_plain_loop_around_diffusers(system, toys, checkpoints
         positive, negative = velocities
         x = x + (following - t) * (negative + 2.5 * (positive - negative))
     expected = FluxPipeline._unpack_latents(x, 64, 64, 8)
-    torch.testing.assert_close(sampling.sample(built, toys[:1], START, index=torch.tensor([0, 0])), expected)
+    torch.testing.assert_close(sample(built, toys[:1], START, index=torch.tensor([0, 0])), expected)
 
 
 @torch.no_grad()
@@ -53,7 +60,7 @@ def test_guidance_of_one_is_one_pass(system, toys) -> None:
     expected = two_calls(built, toys[:2], START, 1.0)
     passes = []
     built.backbone.register_forward_hook(lambda *_: passes.append(1))
-    torch.testing.assert_close(sampling.sample(built, toys[:2], START), expected)
+    torch.testing.assert_close(sample(built, toys[:2], START), expected)
     assert len(passes) == built.schedule.steps
 
 
@@ -69,39 +76,27 @@ def test_conditioning_is_computed_once_for_all_steps_and_seeds(system, toys, mon
 
         monkeypatch.setattr(branch.encoder, "encode", counted)
     index = torch.tensor([0, 0, 1])
-    sampling.sample(built, toys[:2], sampling.noise([1, 2, 3], (16, 8, 8)), index=index, steps=8)
+    sample(built, toys[:2], noise([1, 2, 3], (16, 8, 8)), index=index, steps=8)
     assert sorted(calls) == [("mllm", 2), ("vae", 2)]
 
 
 def test_noise_depends_on_its_seed_alone() -> None:
-    together = sampling.noise([5, 6], (16, 8, 8))
-    torch.testing.assert_close(together[1], sampling.noise([6], (16, 8, 8))[0])
+    together = noise([5, 6], (16, 8, 8))
+    torch.testing.assert_close(together[1], noise([6], (16, 8, 8))[0])
 
 
 def test_an_image_does_not_depend_on_its_batch(system, toys) -> None:
     built = system()
-    together = sampling.sample(built, toys[:3], sampling.noise([1, 2, 3], (16, 8, 8)))
-    alone = sampling.sample(built, toys[1:2], sampling.noise([2], (16, 8, 8)))
+    together = sample(built, toys[:3], noise([1, 2, 3], (16, 8, 8)))
+    alone = sample(built, toys[1:2], noise([2], (16, 8, 8)))
     torch.testing.assert_close(together[1:2], alone, atol=1e-4, rtol=1e-4)
 
 
 def test_the_callback_hears_every_step_with_its_stage(system, toys) -> None:
     heard = []
-    sampling.sample(system(), toys[:1], sampling.noise([1], (16, 8, 8)), on_step=heard.append)
+    sample(system(), toys[:1], noise([1], (16, 8, 8)), on_step=heard.append)
     assert [step.stage for step in heard] == ["early", "early", "middle", "middle", "late"]
     assert [step.index for step in heard] == list(range(5))
-
-
-class Plain(nn.Module):
-    """A backbone with what the contract asks for, and nothing more."""
-
-    def __init__(self, backbone: nn.Module) -> None:
-        super().__init__()
-        self.inner = backbone
-        self.patch_size, self.latent_channels = backbone.patch_size, backbone.latent_channels
-
-    def forward(self, latents, timestep, streams, *, guidance=None):
-        return self.inner(latents, timestep, streams, guidance=guidance)
 
 
 def recorded(system) -> list[tuple[str, int]]:
@@ -122,7 +117,7 @@ def recorded(system) -> list[tuple[str, int]]:
 def test_everything_is_encoded_before_the_first_step(system, toys) -> None:
     built = system({"schedule": {"guidance": {"true_cfg": 2.5, "negative": "no_references"}}})
     events = recorded(built)
-    sampling.sample(built, toys[:2], START)
+    sample(built, toys[:2], START)
     names = [name for name, _ in events]
     assert names.index("backbone") == 3  # the MLLM with and without references, the VAE
     assert set(names[3:]) == {"backbone"}
@@ -132,22 +127,28 @@ def test_passes_with_equal_tokens_are_one_batch(system, toys) -> None:
     """With ``inactive: zero`` the negative pass has the positive one's tokens."""
     built = system({"schedule": {"inactive": "zero", **GUIDED}})
     events = recorded(built)
-    together = sampling.sample(built, toys[:2], START)
+    together = sample(built, toys[:2], START)
     assert [rows for name, rows in events if name == "backbone"] == [4] * built.schedule.steps
     torch.testing.assert_close(together, two_calls(built, toys[:2], START))
-    work = sampling.plan(built, toys[:2], (8, 8)).work[0]
-    parts = (Conditioner(built, toys[:2], target_grid=(4, 4)).streams(mask) for mask in masks(built, 1.0))
-    apart = replace(work, joined=False, streams=tuple(parts))
+    prepared = prepare(built, toys[:2], (8, 8))
+    stage = prepared.inputs[prepared.passes(1.0)]
+    parts = (streams(built, toys[:2], mask) for mask in masks(built, 1.0))
+    apart = replace(stage, joined=False, streams=tuple(parts))
     with torch.no_grad():
-        one, two = (each.velocity(built.backbone, START, torch.tensor(1.0)) for each in (work, apart))
+        one, two = (each.velocity(built.backbone, START, torch.tensor(1.0)) for each in (stage, apart))
     torch.testing.assert_close(one, two, atol=1e-6, rtol=1e-6)
 
 
 def test_passes_with_other_tokens_are_two_calls(system, toys) -> None:
     built = system({"schedule": GUIDED})
     events = recorded(built)
-    sampling.sample(built, toys[:2], START)
+    sample(built, toys[:2], START)
     assert [rows for name, rows in events if name == "backbone"] == [2] * 2 * built.schedule.steps
+
+
+def streams(system, samples, active):
+    """What enters the backbone for rows that go together, made anew."""
+    return Conditioner(system, samples, target_grid=(4, 4)).streams([row_pass(system.branches, samples[0], active)])
 
 
 def masks(system, t: float) -> tuple:
@@ -161,10 +162,7 @@ def two_calls(system, samples, latents, scale: float = 2.5) -> torch.Tensor:
     """Euler with a positive and a negative call, each with its own streams, made anew in every step."""
     for t, following in pairwise(system.schedule.timesteps().tolist()):
         when = torch.full((len(latents),), t)
-        positive, negative = (
-            system.backbone(latents, when, Conditioner(system, samples, target_grid=(4, 4)).streams(one))
-            for one in masks(system, t)
-        )
+        positive, negative = (system.backbone(latents, when, streams(system, samples, one)) for one in masks(system, t))
         latents = latents + (following - t) * (negative + scale * (positive - negative))
     return latents
 
@@ -172,7 +170,7 @@ def two_calls(system, samples, latents, scale: float = 2.5) -> torch.Tensor:
 @pytest.mark.parametrize("negative", ["same", "no_references", "empty"])
 def test_each_negative_equals_two_plain_calls(system, toys, negative: str) -> None:
     built = system({"schedule": {"guidance": {"true_cfg": 2.5, "negative": negative}}})
-    torch.testing.assert_close(sampling.sample(built, toys[:2], START), two_calls(built, toys[:2], START))
+    torch.testing.assert_close(sample(built, toys[:2], START), two_calls(built, toys[:2], START))
 
 
 @pytest.mark.parametrize(("tau", "silent"), [(0.0, "vae"), (1.0, None)])
@@ -180,7 +178,7 @@ def test_a_branch_that_never_speaks_is_never_encoded(system, toys, tau: float, s
     """tau1 = tau2 = 0: the MLLM alone; = 1: the VAE alone after the first step, in which the MLLM speaks."""
     built = system({"schedule": {"tau1": tau, "tau2": tau, **GUIDED}})
     events = recorded(built)
-    sampling.sample(built, toys[:2], START)
+    sample(built, toys[:2], START)
     names = {name for name, _ in events} - {"backbone"}
     assert names == {"mllm", "vae"} - {silent}
 
@@ -190,7 +188,7 @@ def test_attention_has_a_mask_only_where_tokens_are_padded(system, toys, monkeyp
     """Several seeds, guidance and references need none; prompts of different lengths do, while they speak."""
     built = system({"schedule": {"guidance": {"true_cfg": 2.5, "negative": "same"}}})
     samples = toys[:1] if same_length else [toys[0], replace(toys[0], prompt="a toy " * 9)]
-    prepared = sampling.plan(built, samples, (8, 8), index=torch.tensor([0, len(samples) - 1]))
+    prepared = prepare(built, samples, (8, 8), index=torch.tensor([0, len(samples) - 1]))
     seen: list[bool] = []
     attention = nn.functional.scaled_dot_product_attention
 
@@ -199,9 +197,8 @@ def test_attention_has_a_mask_only_where_tokens_are_padded(system, toys, monkeyp
         return attention(*arguments, attn_mask=attn_mask, **options)
 
     monkeypatch.setattr(nn.functional, "scaled_dot_product_attention", spy)
-    with sampling.ready(built, [prepared]):
-        sampling.denoise(built, prepared, START)
-    assert len(seen) == prepared.passes * len(built.backbone.attention_sites)
+    denoise(prepared, START)
+    assert len(seen) == calls(prepared) * len(built.backbone.attention_sites)
     assert any(seen) is masked
     assert not all(seen)  # the last stage has no prompt
 
@@ -209,8 +206,8 @@ def test_attention_has_a_mask_only_where_tokens_are_padded(system, toys, monkeyp
 def test_latents_stay_float32_while_the_backbone_computes_in_bfloat16(system, toys) -> None:
     built = system()
     built.backbone.to(torch.bfloat16)
-    heard: list[sampling.Step] = []
-    final = sampling.sample(built, toys[:2], START, on_step=heard.append)
+    heard: list[Step] = []
+    final = sample(built, toys[:2], START, on_step=heard.append)
     assert {step.latents.dtype for step in heard} == {final.dtype} == {torch.float32}
     assert not torch.equal(final, final.bfloat16().float())
 
@@ -218,29 +215,47 @@ def test_latents_stay_float32_while_the_backbone_computes_in_bfloat16(system, to
 def test_a_negative_pass_that_sees_the_same_is_not_run(system, toys) -> None:
     """The VAE reads no text: in the late stage, where it speaks alone, ``same`` hides nothing from it."""
     built = system({"schedule": {"guidance": {"true_cfg": 2.5, "negative": "same"}}})
-    steps = sampling.plan(built, toys[:2], (8, 8))
-    calls = {stage: len(work.streams) for stage, work in zip(steps.stages, steps.work, strict=True)}
-    assert calls == {"early": 2, "middle": 2, "late": 1}
-    assert steps.passes == 2 * 4 + 1
+    prepared = prepare(built, toys[:2], (8, 8))
+    times = prepared.times[:-1]
+    found = {built.schedule.stage(t): len(prepared.inputs[prepared.passes(t)].streams) for t in times}
+    assert found == {"early": 2, "middle": 2, "late": 1}
+    assert calls(prepared) == 2 * 4 + 1
+    rows = recorded(built)
+    denoise(prepared, START)
+    assert sum(count for name, count in rows if name == "backbone") == 2 * (2 * 4 + 1)
 
 
 def test_a_prompt_alone_has_no_references_to_hide(system, toys) -> None:
     built = system({"schedule": {"guidance": {"true_cfg": 2.5, "negative": "no_references"}}})
     bare = [Sample(prompt=toys[0].prompt)]
-    assert sampling.plan(built, bare, (8, 8)).passes == built.schedule.steps
+    rows = recorded(built)
+    sample(built, bare, START[:1])
+    assert [count for name, count in rows if name == "backbone"] == [1] * built.schedule.steps
 
 
 def test_stages_share_their_streams(system, toys) -> None:
-    work = sampling.plan(system(), toys[:2], (8, 8), steps=20).work
-    assert len({id(one) for one in work}) == 3
+    assert len(prepare(system(), toys[:2], (8, 8), steps=20).inputs) == 3
+
+
+class Plain(nn.Module):
+    """A backbone with what the contract asks for, and nothing more."""
+
+    def __init__(self, backbone: nn.Module) -> None:
+        super().__init__()
+        self.inner = backbone
+        for name in ("patch_size", "latent_channels", "context_width", "pooled_width", "guidance_embedded"):
+            setattr(self, name, getattr(backbone, name))
+        self.attention_sites = backbone.attention_sites
+
+    def forward(self, latents, timestep, streams, *, guidance=None):
+        return self.inner(latents, timestep, streams, guidance=guidance)
 
 
 @pytest.mark.parametrize("attention", ["full", "isolated"])
 def test_a_backbone_that_prepares_nothing_gives_the_same(system, toys, attention: str) -> None:
     built = system({"schedule": GUIDED, "backbone": {"reference_attention": attention}})
-    expected = sampling.sample(built, toys[:2], START)
-    built.backbone = Plain(built.backbone)
-    torch.testing.assert_close(sampling.sample(built, toys[:2], START), expected)
+    plain = replace(built, backbone=Plain(built.backbone))
+    torch.testing.assert_close(sample(plain, toys[:2], START), sample(built, toys[:2], START))
 
 
 def test_references_are_cached_once_for_all_stages(system, toys) -> None:
@@ -248,28 +263,31 @@ def test_references_are_cached_once_for_all_stages(system, toys) -> None:
     built = system({"backbone": {"reference_attention": "isolated"}})
     forwards = []
     built.backbone.transformer.register_forward_hook(lambda *_: forwards.append(1))
-    sampling.sample(built, toys[:2], START)
+    sample(built, toys[:2], START)
     assert len(forwards) == built.schedule.steps + 1
 
 
 def test_all_conditions_are_prepared(system, toys) -> None:
-    """With its modulation weights released, a backbone refuses a forward that was not announced."""
+    """Without the modules that only prepare needs, a forward whose conditions were not given is refused."""
     from subjectgen.core import ComponentError
 
     built = system({"schedule": GUIDED})
-    expected = sampling.sample(built, toys[:2], START)
-    ready = sampling.plan(built, toys[:2], (8, 8))
-    built.memory.settings = built.experiment.settings.memory.model_copy(update={"release_modulation": True})
-    with sampling.ready(built, [ready]):
-        assert torch.equal(sampling.denoise(built, ready, START), expected)
-    with torch.no_grad(), sampling.ready(built, [ready]), pytest.raises(ComponentError, match="not prepared"):
-        built.backbone(START, torch.full((2,), 0.123), ready.work[0].streams[0])
+    expected = sample(built, toys[:2], START)
+    prepared = prepare(built, toys[:2], (8, 8)).ready()
+    for module in built.backbone.only_prepares():
+        module.to("meta")  # elsewhere
+    with torch.no_grad():
+        assert torch.equal(
+            denoise(replace(prepared, system=replace(built, backbone=prepared.backbone)), START), expected
+        )
+        with pytest.raises(ComponentError, match="not prepared"):
+            prepared(START, 0.123)
 
 
 def test_the_estimate_is_where_the_velocity_leads(system, toys) -> None:
-    heard: list[sampling.Step] = []
+    heard: list[Step] = []
     built = system()
-    final = sampling.sample(built, toys[:1], START[:1], on_step=heard.append)
+    final = sample(built, toys[:1], START[:1], on_step=heard.append)
     torch.testing.assert_close(heard[-1].estimate, final)  # the last step goes there
     first, velocity = heard[0], (heard[0].latents - START[:1]) / (heard[1].timestep - heard[0].timestep)
     torch.testing.assert_close(first.estimate, START[:1] - first.timestep * velocity)
@@ -277,50 +295,48 @@ def test_the_estimate_is_where_the_velocity_leads(system, toys) -> None:
 
 def test_seeds_of_one_prompt_equal_single_images(system, toys) -> None:
     built = system({"schedule": GUIDED})
-    batch = ([toys[0], toys[1], toys[0]], [1, 2, 3])
-    (together,) = sampling.images(built, [batch], (16, 8, 8))
-    (alone,) = sampling.images(built, [([toys[0]], [3])], (16, 8, 8))
-    torch.testing.assert_close(together[2:], alone, atol=1e-4, rtol=1e-4)
+    (together,) = batches(built, Request.of([toys[0], toys[1], toys[0]], [1, 2, 3]))
+    (alone,) = batches(built, Request.of([toys[0]], [3]))
+    torch.testing.assert_close(together.images[2:], alone.images, atol=1e-4, rtol=1e-4)
 
 
-class Announcing(Plain):
-    """A backbone of one's own that wants to know the conditions, and writes down what happens to it."""
-
-    def __init__(self, backbone: nn.Module) -> None:
-        super().__init__(backbone)
-        self.log: list[str] = []
-
-    @contextmanager
-    def prepare(self, requests, *, release=False):
-        self.log.append(f"told of {sorted({request.timestep for request in requests})}, release {release}")
-        yield
-        self.log.append("over")
-
-    def to(self, device):
-        self.log.append(f"to {device}")
-        return self
-
-    def forward(self, latents, timestep, streams, *, guidance=None):
-        self.log.append("step")
-        return super().forward(latents, timestep, streams, guidance=guidance)
-
-
-@pytest.mark.parametrize(
-    ("release", "log"),
-    [
-        (True, ["to cpu", "told of [1.0], release True", "to cpu", "step", "to cpu", "over", "to cpu"]),
-        (False, ["to cpu", "to cpu", "told of [1.0], release False", "to cpu", "step", "to cpu", "over", "to cpu"]),
-    ],
-)
-def test_released_weights_never_come_to_the_device(system, toys, release: bool, log: list[str]) -> None:
-    """Encoders run; then the backbone comes after it was told, and leaves before its released weights are back. Without
-    release it comes before, so that it computes modulation on the device, and leaves once more when it is whole.
-    """
+def test_a_sampler_of_ones_own(system, toys) -> None:
+    """Heun's method asks for velocities between the stages' points too; with one step it is two evaluations."""
     built = system()
-    backbone = Announcing(built.backbone)
-    changes = {"offload": "mllm", "release_modulation": release}
-    settings = built.experiment.settings.memory.model_copy(update=changes)
-    built.backbone = backbone
-    built.memory = Residency(settings, torch.device("cpu"), backbone=backbone, encoders=[], others=[])
-    sampling.images(built, [(toys[:1], [1])], (16, 8, 8), steps=1)
-    assert backbone.log == log
+
+    @torch.no_grad()
+    def heun(velocity, latents, times, *, on_step=None):
+        for t, following in pairwise(times):
+            first = velocity(latents, t)
+            second = velocity(latents + (following - t) * first, following) if following > 0 else first
+            latents = latents + (following - t) * (first + second) / 2
+        return latents
+
+    (batch,) = batches(built, Request.of(toys[:1], [1]), sampler=heun)
+    (euler,) = batches(built, Request.of(toys[:1], [1]))
+    assert batch.images.isfinite().all()
+    assert not torch.equal(batch.images, euler.images)
+
+
+def test_a_stage_without_anything_to_read_is_told_and_the_others_speak(system, toys) -> None:
+    """Three stages without a reference: the VAE alone would be 16 of 25 steps on nothing."""
+    built = system()
+    bare = Sample(prompt=toys[0].prompt)
+    with pytest.warns(UserWarning, match="stage late: vae have nothing to read without references"):
+        (batch,) = batches(built, Request.of([bare], [1]))
+    always = system({"schedule": {"tau1": 0.0, "tau2": 0.0}})
+    (expected,) = batches(always, Request.of([bare], [1]))
+    torch.testing.assert_close(batch.images, expected.images)
+
+
+def calls(prepared) -> int:
+    """Backbone calls of all steps, a batch of two passes counted once."""
+    return sum(len(prepared.inputs[prepared.passes(t)].streams) for t in prepared.times[:-1])
+
+
+def test_inputs_between_the_points_of_the_grid(system, toys) -> None:
+    prepared = prepare(system(), toys[:1], (8, 8))
+    passes = prepared.passes(0.97)
+    assert passes == prepared.passes(1.0)
+    made = stage_inputs(prepared.conditioner, passes, None)
+    torch.testing.assert_close(made.streams[0].context[0].tokens, prepared.inputs[passes].streams[0].context[0].tokens)
