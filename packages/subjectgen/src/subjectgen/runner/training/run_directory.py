@@ -21,13 +21,13 @@ import yaml
 from safetensors import SafetensorError
 
 from subjectgen.core import CheckpointError, InputError
-from subjectgen.core.files import atomic_write
+from subjectgen.core.claims import claim_folder
+from subjectgen.core.files import atomic_write, is_hidden, recover_folder
 from subjectgen.core.json_files import write_json
 from subjectgen.runner.system.identity import portable
 from subjectgen.runner.system.system import System
-from subjectgen.runner.system.trained import FACTS, FOLDER, RESOLVED, facts, save_trained
+from subjectgen.runner.system.trained import FOLDER, RESOLVED, facts, save_trained
 from subjectgen.runner.training.batches import TrainingData
-from subjectgen.runner.training.claim import LOCK, claimed
 from subjectgen.runner.training.data_fingerprint import data_fingerprint
 
 RUN = "run.json"
@@ -55,9 +55,8 @@ class RunDirectory:
         Raises:
             InputError: Another run uses it, or it holds something; says what to do.
         """
-        _check_free(folder)
-        with claimed(folder):
-            _check_free(folder)  # again: another run may have ended in it meanwhile
+        with claim_folder(folder, new=False) as place:
+            _check_free(place)
             yield cls(folder)
 
     @property
@@ -91,7 +90,8 @@ class RunDirectory:
         """Replace the checkpoint, unless it is that of this step already.
 
         Raises:
-            CheckpointError: A value that is not finite, or a disk that is full; the checkpoint before it stays.
+            CheckpointError: A value that is not finite; the checkpoint before it stays.
+            InputError: A disk that is full; so it does then.
         """
         if self.checkpoint == step:
             return
@@ -106,8 +106,10 @@ class RunDirectory:
     def _writing(self) -> Iterator[None]:
         try:
             yield
+        except InputError as error:  # what core says of disks
+            raise InputError(f"{error}; {self.last_good}") from error
         except (OSError, SafetensorError) as error:
-            raise CheckpointError(f"{self.folder}: cannot be written: {error}; {self.last_good}") from error
+            raise InputError(f"{self.folder}: cannot be written: {error}; {self.last_good}") from error
 
 
 def _description(system: System) -> dict[str, Any]:
@@ -146,21 +148,15 @@ def _check_free(folder: Path) -> None:
     """Whether a run may begin here.
 
     Raises:
-        InputError: A file, a finished checkpoint, or files of somebody else.
+        InputError: A finished checkpoint, or files of somebody else.
     """
-    if not folder.exists():
-        return
-    if not folder.is_dir():
-        raise InputError(f"{folder}: is a file; expected a new folder (--out)")
+    recover_folder(folder / FOLDER)
     if (folder / FOLDER).exists() and (folder / RUN).exists():
         raise InputError(
             f"{folder}: holds a run with a checkpoint; expected a new folder (--out). To go on from its weights: "
             f"--set trained={folder} --out ANOTHER"
         )
-    hidden = [path.parent for path in folder.glob(f".{FOLDER}.*/{FACTS}")]
-    if hidden and not (folder / FOLDER).exists():  # the machine died between the two steps of replacing a folder
-        raise InputError(f"{folder}: holds a checkpoint under the name {hidden[0].name}; rename it to {FOLDER}")
-    strange = [path for path in folder.iterdir() if path not in _leftovers(folder) and path.name != LOCK]
+    strange = [path for path in folder.iterdir() if not is_hidden(path.name) and path not in _leftovers(folder)]
     if strange:
         raise InputError(f"{folder}: exists and holds {strange[0].name}; expected a new or empty folder (--out)")
 
