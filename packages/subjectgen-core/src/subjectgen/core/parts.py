@@ -59,6 +59,15 @@ class ShowsInputs(Protocol):
 
 
 @runtime_checkable
+class KnowsWords(Protocol):
+    """An encoder that can say which words it does not know; worth a warning, for it goes on without them."""
+
+    def unknown_words(self, prompt: str) -> list[str]:
+        """Words of a prompt that become its tokenizer's token for the unknown, each once, in the prompt's order."""
+        ...
+
+
+@runtime_checkable
 class Autoencoder(Protocol):
     """Images <-> latents. An ``nn.Module``, frozen. Built as ``Class(config)``."""
 

@@ -20,6 +20,7 @@ import pytest
 
 if TYPE_CHECKING:
     from subjectgen.testing.aggregator import AggregatorContract as AggregatorContract
+    from subjectgen.testing.autoencoder import AutoencoderContract as AutoencoderContract
     from subjectgen.testing.backbone import BackboneContract as BackboneContract
     from subjectgen.testing.base import Contract as Contract
     from subjectgen.testing.dataset import DatasetContract as DatasetContract
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 _LAZY = {
     "AggregatorContract": "aggregator",
+    "AutoencoderContract": "autoencoder",
     "BackboneContract": "backbone",
     "Contract": "base",
     "DatasetContract": "dataset",

@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor
 from transformers import T5EncoderModel
 
-from subjectgen.core import Conditioning, InputError, Sample
+from subjectgen.core import ChangesNothing, ChangesResults, ChangesWeights, Conditioning, InputError, Sample
 from subjectgen.encoders.clip_text import ClipText
 from subjectgen.encoders.frozen import Frozen, dtype_of
 from subjectgen.encoders.loading import (
@@ -22,6 +22,7 @@ from subjectgen.encoders.loading import (
     load_tokenizer,
 )
 from subjectgen.encoders.planned import Sources, new_model
+from subjectgen.encoders.words import unknown_words
 
 
 class FluxText(Frozen):
@@ -30,19 +31,19 @@ class FluxText(Frozen):
     class Config(CheckpointConfig):
         """Options of ``flux_text``."""
 
-        checkpoint: str = "black-forest-labs/FLUX.1-dev"
+        checkpoint: ChangesNothing[str] = "black-forest-labs/FLUX.1-dev"
         """A folder with ``text_encoder``, ``tokenizer`` (CLIP), ``text_encoder_2`` and ``tokenizer_2`` (T5)."""
-        dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+        dtype: ChangesResults[Literal["auto", "float32", "bfloat16"]] = "auto"
         """Data type of the weights; ``auto`` is the one they were saved in. T5 overflows in float16."""
-        attention_implementation: AttentionImplementation | None = None
+        attention_implementation: ChangesNothing[AttentionImplementation | None] = None
         """Attention kernel of T5; ``None`` lets transformers choose."""
-        max_length: int = Field(default=512, ge=1)
+        max_length: ChangesWeights[int] = Field(default=512, ge=1)
         """Most T5 tokens; longer prompts are cut."""
-        attend_padding: bool = False
+        attend_padding: ChangesWeights[bool] = False
         """FLUX.1 pads every prompt to ``max_length`` and attends to the padding. ``true`` does so too; ``false`` pads
         to the longest prompt of the batch and masks the padding, in T5 and in the backbone: shorter and the same for
         any batch, but not bit for bit what FLUX.1 saw."""
-        output: Literal["all", "pooled"] = "all"
+        output: ChangesWeights[Literal["all", "pooled"]] = "all"
         """``pooled``: CLIP's vector alone, with zero tokens; T5 is not loaded."""
 
     inputs: frozenset[str] = frozenset({"text"})
@@ -102,6 +103,11 @@ class FluxText(Frozen):
         prompts = [sample.prompt for sample in samples]
         t5 = {} if self.t5 is None else {"t5_token_ids": self._tokenize(prompts).input_ids}
         return {"clip_token_ids": self.clip.tokenize(prompts).input_ids, **t5}
+
+    def unknown_words(self, prompt: str) -> list[str]:
+        """Words of a prompt that T5's tokenizer, or CLIP's, does not know: where one lacks it, half of it is lost."""
+        tokenizers = [self.tokenizer] * (self.t5 is not None) + [self.clip.tokenizer]
+        return list(dict.fromkeys(word for one in tokenizers for word in unknown_words(one, prompt)))
 
     def _tokenize(self, prompts: list[str]) -> Any:
         return self.tokenizer(

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import InternVLModel
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import get_optimal_tiled_canvas
 
-from subjectgen.core import CheckpointError
+from subjectgen.core import ChangesNothing, ChangesResults, ChangesWeights, CheckpointError
 from subjectgen.core.images import fit_image
 from subjectgen.encoders.mllm import ImageBatch, MultimodalConfig, MultimodalEncoder
 
@@ -26,14 +26,14 @@ class InternVL3(MultimodalEncoder):
     class Config(MultimodalConfig):
         """Options of ``internvl3``."""
 
-        checkpoint: str = "OpenGVLab/InternVL3-8B-hf"
+        checkpoint: ChangesNothing[str] = "OpenGVLab/InternVL3-8B-hf"
         """A ``-hf`` checkpoint; the plain ones would need code from the hub."""
-        fit: Literal["pad", "crop", "stretch"] = "pad"
+        fit: ChangesWeights[Literal["pad", "crop", "stretch"]] = "pad"
         """How a reference becomes square: ``pad`` shows all of it on white, ``stretch`` is the checkpoint's own way."""
-        crop_to_patches: bool = False
+        crop_to_patches: ChangesWeights[bool] = False
         """Cut large references into several tiles and a thumbnail of the whole, each 256 tokens, as the checkpoint's
         processor does by default: a picture of 1024 px becomes 2,560 tokens. It is stretched to the tiles."""
-        max_patches: int = Field(default=12, ge=2)
+        max_patches: ChangesResults[int] = Field(default=12, ge=2)
         """Most tiles of one reference, without the thumbnail, when ``crop_to_patches`` is on."""
 
         @model_validator(mode="after")

@@ -17,7 +17,7 @@ from torch import nn
 from transformers import AutoTokenizer
 from transformers.utils import logging
 
-from subjectgen.core import CheckpointError, Config, resolve_checkpoint
+from subjectgen.core import ChangesNothing, CheckpointError, Config, resolve_checkpoint
 from subjectgen.core.errors import nearest
 from subjectgen.encoders.hub_errors import loading
 from subjectgen.encoders.weight_files import TRANSFORMERS, check_weight_files, shards, weight_files
@@ -29,11 +29,11 @@ DeviceMap: TypeAlias = Literal["auto", "balanced", "balanced_low_0", "sequential
 class CheckpointConfig(Config):
     """Where weights come from; base of the encoders' configs."""
 
-    checkpoint: str
+    checkpoint: ChangesNothing[str]
     """A local folder, ``package:module/path`` for weights shipped in a package, or a Hugging Face hub id."""
-    revision: str | None = None
+    revision: ChangesNothing[str | None] = None
     """Branch, tag or commit of a hub id; ``None`` is its main branch."""
-    local_files_only: bool = False
+    local_files_only: ChangesNothing[bool] = False
     """Never reach for the network: a hub id must already be in the cache."""
 
     @field_validator("checkpoint")

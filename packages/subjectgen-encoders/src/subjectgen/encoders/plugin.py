@@ -4,6 +4,13 @@ from __future__ import annotations
 
 from subjectgen.core import Component, hookimpl
 
+VAE = Component(
+    name="vae",
+    target="subjectgen.encoders.vae:VAE",
+    summary="AutoencoderKL: references as latents, images to latents and back",
+)
+"""One class, two kinds: where an experiment gives both the same options, it is built once."""
+
 
 @hookimpl
 def subjectgen_encoders() -> list[Component]:
@@ -19,14 +26,16 @@ def subjectgen_encoders() -> list[Component]:
             target="subjectgen.encoders.qwen2_5_vl:Qwen25VL",
             summary="Qwen2.5-VL: all hidden states of prompt and references, native aspect ratio",
         ),
-        Component(
-            name="vae",
-            target="subjectgen.encoders.vae:VAE",
-            summary="AutoencoderKL: references as latents, latents back to images",
-        ),
+        VAE,
         Component(
             name="flux_text",
             target="subjectgen.encoders.flux_text:FluxText",
             summary="FLUX's own text path: T5 tokens and CLIP's pooled vector",
         ),
     ]
+
+
+@hookimpl
+def subjectgen_autoencoders() -> list[Component]:
+    """Autoencoders of this distribution."""
+    return [VAE]

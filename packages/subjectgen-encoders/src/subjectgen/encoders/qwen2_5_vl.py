@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor
 from transformers import Qwen2_5_VLModel
 
-from subjectgen.core import CheckpointError
+from subjectgen.core import ChangesNothing, ChangesResults, CheckpointError
 from subjectgen.core.images import fit_image
 from subjectgen.encoders.batching import TokenBatch
 from subjectgen.encoders.mllm import ImageBatch, MultimodalConfig, MultimodalEncoder
@@ -24,9 +24,9 @@ class Qwen25VL(MultimodalEncoder):
     class Config(MultimodalConfig):
         """Options of ``qwen2_5_vl``."""
 
-        checkpoint: str = "Qwen/Qwen2.5-VL-7B-Instruct"
+        checkpoint: ChangesNothing[str] = "Qwen/Qwen2.5-VL-7B-Instruct"
         """A Qwen2.5-VL checkpoint."""
-        max_tokens: int = Field(default=256, ge=1)
+        max_tokens: ChangesResults[int] = Field(default=256, ge=1)
         """Most tokens of one reference; larger images are shrunk. 256 is what InternVL3 has."""
 
     model_class: ClassVar[Any] = Qwen2_5_VLModel
