@@ -69,3 +69,31 @@ def toys():
 
     dataset = ToyPairs(ToyPairs.Config(toys=4, views=2, block=4))
     return [dataset[index] for index in range(4)]
+
+
+@pytest.fixture(scope="session")
+def tiny():
+    """Parts of milliseconds (``tiny_parts.py``), importable by the name of their module, as components are."""
+    import importlib.util
+    import sys
+
+    spec = importlib.util.spec_from_file_location("tiny_parts", Path(__file__).with_name("tiny_parts.py"))
+    module = sys.modules["tiny_parts"] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def tiny_experiment(tiny, tmp_path_factory: pytest.TempPathFactory):
+    """Read the tiny experiment with changes."""
+    from subjectgen.core.config import merge
+    from subjectgen.runner.system.experiment import Experiment
+
+    host, folder = tiny.plugins(), tmp_path_factory.mktemp("tiny")
+
+    def read(changes: dict | None = None):
+        path = folder / "tiny.yaml"
+        path.write_text(yaml.safe_dump(merge(tiny.EXPERIMENT, changes or {})))
+        return Experiment.read(path, plugins=host)
+
+    return read

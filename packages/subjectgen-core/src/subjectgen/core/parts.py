@@ -288,6 +288,15 @@ class Dataset(Protocol):
 
 
 @runtime_checkable
+class ListsKeys(Protocol):
+    """A data set that knows the keys of all samples without reading them; runs keep a hash of them."""
+
+    def keys(self) -> Sequence[str]:
+        """In the order of the samples."""
+        ...
+
+
+@runtime_checkable
 class Finder(Protocol):
     """Finds things in a picture by their names. Built as ``Class(config)``."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Protocol, TypeAlias
+from typing import Protocol, TypeAlias, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -31,6 +31,7 @@ class SamplerStep:
     """The image as this velocity sees it: x_t - t v, since x_t = (1 - t) image + t noise."""
 
 
+@runtime_checkable
 class Sampler(Protocol):
     """From noise to latents."""
 

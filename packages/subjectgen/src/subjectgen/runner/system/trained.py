@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from subjectgen.core import Changes, CheckpointError, Defines, Trainable, resolve_checkpoint
-from subjectgen.core.files import atomic_folder
+from subjectgen.core.files import atomic_folder, recover_folder
 from subjectgen.core.json_files import read_json, write_json
 from subjectgen.core.part import Part
 from subjectgen.core.roles import defaults, differences
@@ -43,6 +43,7 @@ def trained_folder(name: str) -> Path:
         CheckpointError: Nothing there, or tampered with.
     """
     folder = Path(resolve_checkpoint(name))
+    recover_folder(folder / FOLDER)
     return folder / FOLDER if (folder / FOLDER).is_dir() else folder
 
 

@@ -1,29 +1,34 @@
-"""Training in phases on accelerate: rectified flow, stage masks and branch dropout from the experiment's schedule."""
+"""Training in phases: rectified flow, dropout and timesteps from the experiment's schedule, precision by accelerate."""
 
 from __future__ import annotations
 
-import json
-import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from accelerate.utils import set_seed
-from jaxtyping import Float
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from torch import Tensor, nn
 
-from subjectgen.core import EVERYTHING, NOTHING, ActiveBranches, ConfigError, InputError, Sample, Schedule, Streams
-from subjectgen.runner.assemble import System
-from subjectgen.runner.conditioning import group_rows, training_streams
-from subjectgen.runner.experiment import PhaseSettings, TrainingSettings
-from subjectgen.runner.run_directory import RunDirectory
+from subjectgen.core import ConfigError, InputError
+from subjectgen.runner.system.build import build_system
+from subjectgen.runner.system.experiment import Experiment
+from subjectgen.runner.system.system import System
+from subjectgen.runner.system.trained import FOLDER, load_trained, warn_of_other_encoders
+from subjectgen.runner.training.batches import sample_order, training_data
+from subjectgen.runner.training.draws import TrainingBatch, draw_batch
+from subjectgen.runner.training.interruption import Interrupted, Interruption
+from subjectgen.runner.training.interval import Interval
+from subjectgen.runner.training.learning_rate import learning_rate, set_learning_rate
+from subjectgen.runner.training.phases import Phase, phase_name, phase_schedule
+from subjectgen.runner.training.precision import accelerator
+from subjectgen.runner.training.progress import Progress
+from subjectgen.runner.training.run_directory import RunDirectory
+from subjectgen.runner.training.step import StepResult, optimizer_step
+
+NO_RESUME = "--resume: a run cannot be resumed yet; to go on from its weights: --set trained=RUN --out ANOTHER"
+"""What the command line answers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,29 +40,58 @@ class Result:
     """Mean loss of the last logged interval, by phase."""
 
 
-class Trainer:
-    """Trains what the experiment leaves unfrozen."""
+def train(
+    experiment: Experiment,
+    out: Path,
+    *,
+    device: torch.device | str = "cpu",
+    console: Console | None = None,
+) -> Result:
+    """Train what the experiment leaves unfrozen, from the weights that its ``trained`` names or from the start.
 
-    def __init__(self, system: System, out: Path, *, console: Console | None = None) -> None:
+    Args:
+        experiment: With ``training``.
+        out: New folder for the run.
+        device: Where to run.
+        console: Where progress goes; by default standard error.
+
+    Raises:
+        SubjectgenError: A mistake in the file, a part, the data or the folder; says what to do.
+        Interrupted: A signal ended it. The step was finished and its weights are saved.
+    """
+    experiment.training_datasets()  # what is missing is said before any part is loaded
+    with Progress(console) as progress, Interruption() as interruption, RunDirectory.claimed(out) as run:
+        progress.begin(f"building {experiment.name} on {device}")
+        system = load_trained(build_system(experiment, device=device))
+        if system.trained is not None:
+            progress.say(f"starting from the trained parts of {system.trained}")
+            warn_of_other_encoders(system)
+        return Trainer(system, run, progress=progress, interruption=interruption).train()
+
+
+def train_system(system: System, out: Path, *, console: Console | None = None) -> Result:
+    """Train a system that is built, from what its parts are; for those who change or look at parts. See :func:`train`.
+
+    Raises:
+        SubjectgenError: As for :func:`train`.
+    """
+    with Progress(console) as progress, Interruption() as interruption, RunDirectory.claimed(out) as run:
+        return Trainer(system, run, progress=progress, interruption=interruption).train()
+
+
+class Trainer:
+    """The loop over phases and steps of one run."""
+
+    def __init__(self, system: System, run: RunDirectory, *, progress: Progress, interruption: Interruption) -> None:
         settings = system.experiment.settings.training
-        datasets = system.experiment.training_datasets()
-        assert settings is not None  # or there would be no datasets
-        self.system, self.settings = system, settings
-        self.console = console or Console(stderr=True)
-        AcceleratorState._reset_state()  # it is one per process and would keep an earlier trainer's precision
-        self.accelerator = Accelerator(mixed_precision=settings.mixed_precision, cpu=system.device.type == "cpu")
-        if self.accelerator.num_processes > 1:
-            raise InputError(
-                f"training: launched with {self.accelerator.num_processes} processes; expected one, for all of them "
-                "would train on the same samples and write the same folder"
-            )
-        self.datasets = self._build_datasets(datasets)
-        """One per phase; phases that say the same share one."""
-        self.dataset = self.datasets[0]
-        self.run = RunDirectory(out, system)
+        datasets = training_data(system, cache=settings is not None and settings.cache_targets)
+        assert settings is not None  # or there would be no data
+        self.system, self.settings, self.data = system, settings, datasets
+        self.run, self._progress, self._interruption = run, progress, interruption
+        self.accelerator = accelerator(settings, system.device)
         self._generator = torch.Generator().manual_seed(system.experiment.settings.seed)
-        self._targets: dict[int, Tensor] = {}
         self.step = 0
+        """Steps that were made, over all phases."""
         self._started = time.monotonic()
 
     def train(self) -> Result:
@@ -65,235 +99,112 @@ class Trainer:
         self._check()
         set_seed(self.system.experiment.settings.seed)
         losses = {}
-        for number, phase in enumerate(self.settings.phases):
-            name = f"phase {number + 1} ({phase.name or '+'.join(phase.branches or tuple(self.system.branches))})"
-            self._use_dataset(self.datasets[number])
-            losses[name] = self._phase(name, phase)
-            self.run.save_trained()
+        for number in range(len(self.settings.phases)):
+            phase = self.phase(number)
+            losses[phase.name] = self._run_phase(phase)
+            self.run.save(self.system, self.step)
+            self.accelerator.free_memory(phase.optimizer)
         return Result(folder=self.run.folder, losses=losses)
+
+    def phase(self, number: int) -> Phase:
+        """A phase with a fresh optimizer; latents of other phases' data are forgotten."""
+        settings = self.settings.phases[number]
+        parameters = list(self.system.trainable(settings.branches).values())
+        rate, decay = learning_rate(0, settings, self.settings), self.settings.weight_decay
+        for other in self.data:
+            if other is not self.data[number]:
+                other.release()
+        return Phase(
+            name=f"phase {number + 1} ({phase_name(self.system, settings)})",
+            settings=settings,
+            schedule=phase_schedule(self.system, settings),
+            data=self.data[number],
+            parameters=parameters,
+            optimizer=self.accelerator.prepare(torch.optim.AdamW(parameters, lr=rate, weight_decay=decay)),
+        )
 
     def _check(self) -> None:
         """Find what would fail later, before anything is written."""
         for number, phase in enumerate(self.settings.phases):
+            phase_schedule(self.system, phase)
             if not self.system.trainable(phase.branches):
                 raise ConfigError(f"training.phases.{number}: nothing to train; set backbone.lora or use an aggregator")
-        for dataset in _distinct(self.datasets):
-            sample = dataset[0]
-            if sample.target is None:
-                raise InputError("training.dataset: a sample has no target image; expected one in every sample")
-            self.system.autoencoder.encode_images(sample.target[None].to(self.system.device))
+        self._progress.begin("reading the first sample")
+        for data in dict.fromkeys(self.data):
+            data.check()
 
-    # ----------------------------------------------------------------------------------------------------- phase
+    # ----------------------------------------------------------------------------------------------------- steps
 
-    def _phase(self, name: str, phase: PhaseSettings) -> float:
-        schedule = phase_schedule(self.system, phase)
-        parameters = list(self.system.trainable(phase.branches).values())
-        rate = phase.learning_rate or self.settings.learning_rate
-        optimizer = self.accelerator.prepare(
-            torch.optim.AdamW(parameters, lr=rate, weight_decay=self.settings.weight_decay)
-        )
-        interval, last = Interval(), math.nan
-        self._set_training(True)
-        with _progress(self.console) as progress:
-            task = progress.add_task(name, total=phase.steps, loss="")
-            for step, indices in zip(range(phase.steps), self._batches(), strict=False):
-                _set_rate(optimizer, rate * _factor(step, phase.steps, self.settings))
-                interval.add(self._step(schedule, indices, parameters, optimizer))
-                if not self.step:  # memory has held a step: a run that cannot begin leaves nothing behind
-                    self.run.begin(_distinct(self.datasets))
-                self.step += 1
-                if (step + 1) % self.settings.log_every == 0 or step + 1 == phase.steps:
+    def _run_phase(self, phase: Phase) -> float:
+        """All steps of a phase; returns the mean loss since the last line of the log but one."""
+        order = sample_order(len(phase.data.dataset), self.settings.batch_size, self._generator)
+        interval, last = Interval(), 0.0
+        self.system.set_training(True)
+        with self._progress.phase(phase.name, phase.settings.steps):
+            for number, indices in enumerate(islice(order, phase.settings.steps)):
+                rate = learning_rate(number, phase.settings, self.settings)
+                set_learning_rate(phase.optimizer, rate)
+                batch = self.draw(phase, indices)
+                result = self.make_step(phase, batch)
+                self._count(result)
+                interval.add(batch, result)
+                if (number + 1) % self.settings.log_every == 0 or number + 1 == phase.settings.steps:
                     last = interval.loss
-                    if not math.isfinite(last):
-                        raise InputError(f"training: the loss is {last} at step {self.step}; lower the learning rate")
-                    progress.update(task, loss=" ".join(f"{k} {v:.3f}" for k, v in interval.by_stage.items()))
-                    seconds = round(time.monotonic() - self._started, 1)
-                    self.run.log({"step": self.step, "phase": name, "seconds": seconds, **interval.close()})
+                    self._log(phase, interval, rate)
+                    interval = Interval()
                 if self.settings.save_every and self.step % self.settings.save_every == 0:
-                    self.run.save_trained()
-                progress.advance(task)
-        self._set_training(False)
-        self.accelerator.free_memory(optimizer)
+                    self.run.save(self.system, self.step)
+                self._stop_if_asked()
+        self.system.set_training(False)
         return last
 
-    def _step(
-        self, schedule: Schedule, indices: list[int], parameters: list[nn.Parameter], optimizer: Any
-    ) -> list[tuple[str, float]]:
-        """One optimizer step; returns stage and loss of each row."""
-        samples = [self.dataset[index] for index in indices]
-        data = self._target_latents(indices, samples)
-        tokens = data.shape[-2] * data.shape[-1] // self.system.backbone.patch_size**2
-        t = schedule.sample_timesteps(len(samples), image_tokens=tokens, generator=self._generator)
-        hidden = schedule.sample_dropout(len(samples), generator=self._generator)
-        start = torch.randn(data.shape, generator=self._generator).to(data)
-        active = [schedule.active(float(time)).restricted(hide) for time, hide in zip(t, hidden, strict=True)]
-        outcomes: list[tuple[str, float]] = []
-        for group in group_rows(self.system, samples, active):
-            with self.accelerator.autocast():
-                streams = training_streams(
-                    self.system,
-                    [samples[i] for i in group],
-                    [active[i] for i in group],
-                    target_grid=tuple(side // self.system.backbone.patch_size for side in data.shape[-2:]),
-                )
-                losses = self._losses(data[group], start[group], t[group].to(data), streams)
-            if losses.requires_grad:  # not where nothing trainable takes part: no adapter, and the aggregator is off
-                self.accelerator.backward(losses.sum() / len(samples))
-            stages = [schedule.stage(float(t[row])) for row in group]
-            outcomes += zip(stages, losses.detach().tolist(), strict=True)
-        self.accelerator.clip_grad_norm_(parameters, self.settings.max_grad_norm)
-        optimizer.step()
-        optimizer.zero_grad()
-        return outcomes
+    def draw(self, phase: Phase, indices: list[int]) -> TrainingBatch:
+        """Read samples, encode their targets, and draw what chance decides."""
 
-    def _losses(
-        self, data: Float[Tensor, "b c h w"], start: Float[Tensor, "b c h w"], t: Float[Tensor, " b"], streams: Streams
-    ) -> Float[Tensor, " b"]:
-        """Rectified flow: x_t = (1 - t) data + t noise; the target is noise - data; mean squared error of each row."""
-        mix = t[:, None, None, None]
-        backbone = self.system.backbone
-        guidance = self.settings.guidance if backbone.guidance_embedded else None
-        velocity = backbone((1 - mix) * data + mix * start, t, streams, guidance=guidance)
-        return (velocity.float() - (start - data).float()).square().mean(dim=(1, 2, 3))
+        def tell(done: int, of: int) -> None:
+            self._progress.doing(f"step {self.step + 1}: {done} of {of} samples read")
 
-    # ------------------------------------------------------------------------------------------------------ data
+        samples = phase.data.samples(indices, tell)
+        latents = phase.data.latents(indices, samples, generator=self._generator)
+        return draw_batch(self.system, phase.schedule, samples, latents, generator=self._generator)
 
-    def _build_datasets(self, wanted: Sequence[tuple[str, Mapping[str, Any]]]) -> list[Any]:
-        built: dict[str, Any] = {}
-        datasets = []
-        for where, spec in wanted:
-            key = json.dumps(spec, sort_keys=True, default=str)
-            if key not in built:
-                built[key] = self.system.plugins.build("datasets", spec, where=where, **self.system.experiment.place())
-                if len(built[key]) == 0:
-                    raise InputError(f"{where}: holds no samples")
-            datasets.append(built[key])
-        return datasets
+    def make_step(self, phase: Phase, batch: TrainingBatch) -> StepResult:
+        """One optimizer step."""
+        return optimizer_step(
+            self.system,
+            batch,
+            optimizer=phase.optimizer,
+            parameters=phase.parameters,
+            max_grad_norm=self.settings.max_grad_norm,
+            guidance=self.settings.guidance,
+            autocast=self.accelerator.autocast,
+            backward=self.accelerator.backward,
+        )
 
-    def _use_dataset(self, dataset: Any) -> None:
-        if dataset is not self.dataset:
-            self.dataset, self._targets = dataset, {}
+    def _count(self, result: StepResult) -> None:
+        """A step was made; the folder is begun with the first, when memory has held one."""
+        if result.problem is not None:
+            raise InputError(
+                f"training: {result.problem} at step {self.step + 1}, which was not made; {self.run.last_good}; "
+                "expected finite numbers: lower training.learning_rate, or look at the data of this step"
+            )
+        self.step += 1
+        self.run.begin(self.system, list(dict.fromkeys(self.data)))
+        self._interruption.finish_steps()
+        self._progress.step_done()
 
-    def _batches(self) -> Iterator[list[int]]:
-        """Endless batches of indices; every sample once per pass, in an order the seed decides."""
-        size = min(self.settings.batch_size, len(self.dataset))
-        while True:
-            order = torch.randperm(len(self.dataset), generator=self._generator).tolist()
-            for start in range(0, len(order) - size + 1, size):
-                yield order[start : start + size]
+    def _log(self, phase: Phase, interval: Interval, rate: float) -> None:
+        seconds = round(time.monotonic() - self._started, 1)
+        line = {"step": self.step, "phase": phase.name, "seconds": seconds, "learning_rate": rate, **interval.line()}
+        self.run.log(line)
+        self._progress.logged(f"step {self.step}", str(interval))
 
-    def _target_latents(self, indices: list[int], samples: list[Sample]) -> Tensor:
-        missing = [place for place, index in enumerate(indices) if index not in self._targets]
-        fresh: dict[int, Tensor] = {}
-        if missing:
-            targets = [target for place in missing if (target := samples[place].target) is not None]
-            if len(targets) < len(missing):
-                raise InputError("training.dataset: a sample has no target image; expected one in every sample")
-            encoded = self.system.autoencoder.encode_images(torch.stack(targets).to(self.system.device)).float()
-            fresh = {indices[place]: row for place, row in zip(missing, encoded, strict=True)}
-        if self.settings.cache_targets:
-            self._targets |= {index: row.cpu() for index, row in fresh.items()}
-            fresh = self._targets
-        return torch.stack([fresh[index] for index in indices]).to(self.system.device)
-
-    def _set_training(self, training: bool) -> None:
-        for part in self.system.trained_modules():
-            part.train(training)
-
-
-def phase_schedule(system: System, phase: PhaseSettings) -> Schedule:
-    """The experiment's schedule; where a phase has fewer branches or no stage masks, its branches always speak."""
-    names = phase.branches or tuple(system.branches)
-    if phase.stage_masks and len(names) == len(system.branches):
-        return system.schedule
-    return AlwaysOn(system.schedule, names, tuple(system.branches))
-
-
-class AlwaysOn:
-    """A schedule whose stages are suspended: some branches speak at every timestep, the others never.
-
-    The others take no part in the phase, so they leave the sequence also where the schedule says ``inactive: zero``.
-    """
-
-    def __init__(self, schedule: Schedule, speaking: tuple[str, ...], branches: tuple[str, ...]) -> None:
-        self._schedule = schedule
-        self.steps = schedule.steps
-        visibility = {name: EVERYTHING if name in speaking else NOTHING for name in branches}
-        self._active = ActiveBranches(visibility=visibility)
-
-    def active(self, timestep: float) -> ActiveBranches:
-        """The same branches at every timestep."""
-        return self._active
-
-    def stage(self, timestep: float) -> str:
-        """One stage."""
-        return "all"
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._schedule, name)
-
-
-class Interval:
-    """Losses between two lines of the log, in total and by stage."""
-
-    def __init__(self) -> None:
-        self._reset()
-
-    def _reset(self) -> None:
-        self._sums: dict[str, float] = {}
-        self._counts: dict[str, int] = {}
-        self._started = time.monotonic()
-
-    def add(self, outcomes: list[tuple[str, float]]) -> None:
-        """Take in the rows of one step."""
-        for stage, loss in outcomes:
-            self._sums[stage] = self._sums.get(stage, 0.0) + loss
-            self._counts[stage] = self._counts.get(stage, 0) + 1
-
-    @property
-    def loss(self) -> float:
-        """Mean over rows."""
-        return sum(self._sums.values()) / max(sum(self._counts.values()), 1)
-
-    @property
-    def by_stage(self) -> dict[str, float]:
-        """Mean over the rows of each stage."""
-        return {stage: total / self._counts[stage] for stage, total in sorted(self._sums.items())}
-
-    def close(self) -> Mapping[str, Any]:
-        """Values for the log; starts a new interval."""
-        line = {
-            "loss": round(self.loss, 6),
-            "loss_by_stage": {stage: round(loss, 6) for stage, loss in self.by_stage.items()},
-            "samples_per_second": round(sum(self._counts.values()) / (time.monotonic() - self._started), 2),
-        }
-        self._reset()
-        return line
-
-
-def _distinct(datasets: list[Any]) -> list[Any]:
-    return list({id(dataset): dataset for dataset in datasets}.values())
-
-
-def _factor(step: int, steps: int, settings: TrainingSettings) -> float:
-    """Share of the full learning rate at a step."""
-    warm = min(1.0, (step + 1) / settings.warmup_steps) if settings.warmup_steps else 1.0
-    done = step / steps
-    fall = {"constant": 1.0, "linear": 1 - done, "cosine": 0.5 * (1 + math.cos(math.pi * done))}
-    return warm * fall[settings.lr_schedule]
-
-
-def _set_rate(optimizer: Any, rate: float) -> None:
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-
-
-def _progress(console: Console) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("loss {task.fields[loss]}"),
-        TimeRemainingColumn(),
-        console=console,
-    )
+    def _stop_if_asked(self) -> None:
+        asked = self._interruption.asked
+        if asked is not None:
+            self.run.save(self.system, self.step)
+            raise Interrupted(
+                asked,
+                f"stopped after step {self.step}; its weights are in {self.run.folder / FOLDER}. To go on from them: "
+                f"--set trained={self.run.folder} --out ANOTHER",
+            )
