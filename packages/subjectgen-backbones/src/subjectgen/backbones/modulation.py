@@ -51,7 +51,9 @@ class ModulationTable:
         with torch.no_grad():
             inputs, rows = _inputs(transformer, self.conditions, constant)
             embedded = _run(transformer.time_text_embed, device, *inputs)
-            parts = [[_run(norm.linear, device, norm.silu(embedded)) for norm in norms] for norms in _norms(transformer)]
+            parts = [
+                [_run(norm.linear, device, norm.silu(embedded)) for norm in norms] for norms in _norms(transformer)
+            ]
         self._lengths = [len(block) for block in parts]
         self._widths = [part.shape[1] for block in parts for part in block]
         self._values = torch.cat([part for block in parts for part in block], dim=1)
