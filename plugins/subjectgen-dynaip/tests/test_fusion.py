@@ -10,7 +10,8 @@ from hypothesis import given, strategies as st
 from pydantic import ValidationError
 from torch.nn import functional
 
-from subjectgen.core import ComponentError
+from subjectgen.core import Changes, ComponentError, Defines
+from subjectgen.core.roles import values
 from subjectgen.testing.strategies import TEXT, make_features
 from subjectgen_dynaip.fusion import AddFusion, ConcatFusion, SingleLevel
 from subjectgen_dynaip.hmoe import HierarchicalExperts
@@ -112,6 +113,18 @@ def test_levels_of_any_encoder_rise_to_its_last_hidden_state(blocks):
 @LEVELLED
 def test_levels_may_count_from_the_last(component):
     assert build(component, levels=(-10, 6, -1)).layers == (3, 6, 12)
+
+
+@pytest.mark.parametrize(
+    ("component", "key"),
+    [*((c, "levels") for c in (HierarchicalExperts, AddFusion, ConcatFusion)), (SingleLevel, "level")],
+)
+def test_what_defines_the_weights_is_the_hidden_states_that_the_option_means(component, key):
+    module = build(component)
+    assert isinstance(module, Defines)
+    written = build(component, **{key: [5, 9, 12] if key == "levels" else 12})
+    assert module.defining == written.defining
+    assert set(module.defining) <= set(values(component.Config(), Changes.WEIGHTS))
 
 
 @LEVELLED

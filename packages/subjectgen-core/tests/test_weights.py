@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 from safetensors.torch import save_file
 
 from subjectgen.core import CheckpointError, resolve_checkpoint
-from subjectgen.core.checkpoint import SUMS, verify, write_checksums
+from subjectgen.core.weights import SUMS, verify, write_checksums
 
 
 @pytest.fixture
@@ -77,8 +77,13 @@ def test_a_damaged_list_is_refused(folder: Path, line: str) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".bin", ".pt", ".pth", ".ckpt"])
-def test_pickles_are_refused(folder: Path, suffix: str) -> None:
-    (folder / "part" / f"model{suffix}").touch()
+def test_pickles_alone_are_refused(folder: Path, suffix: str) -> None:
+    pickle = folder / "part" / f"model{suffix}"
+    pickle.touch()
+    resolve_checkpoint(str(folder))
+    with pytest.raises(CheckpointError, match="may be a pickle"):
+        resolve_checkpoint(str(pickle))
+    (folder / "part" / "model.safetensors").unlink()
     with pytest.raises(CheckpointError, match="may be a pickle"):
         resolve_checkpoint(str(folder))
 
@@ -124,6 +129,31 @@ def test_weights_inside_a_package(folder: Path, monkeypatch: pytest.MonkeyPatch)
         resolve_checkpoint("package:acme_weights/tois/vae")
     with pytest.raises(CheckpointError, match="must stay inside"):
         resolve_checkpoint("package:acme_weights/../vae")
+
+
+def test_an_experiment_inside_a_package(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that a wheel ships: its folder, and the file itself."""
+    run = folder.parent / "acme_runs" / "weights" / "demo"
+    shutil.copytree(folder, run)
+    (run / "experiment.yaml").write_text("{}")
+    write_checksums(run)
+    (run.parents[1] / "__init__.py").touch()
+    monkeypatch.syspath_prepend(folder.parent)
+    assert resolve_checkpoint("package:acme_runs/weights/demo") == str(run)
+    assert resolve_checkpoint("package:acme_runs/weights/demo/experiment.yaml") == str(run / "experiment.yaml")
+
+
+@pytest.mark.parametrize("name", ["vae", "./vae", "runs/vae", "../weights/vae"])
+def test_a_relative_name_starts_where_it_is_said(folder: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = folder.parent / "weights"
+    for place in (said / "vae", said / "runs" / "vae"):
+        shutil.copytree(folder, place)
+    monkeypatch.chdir(folder)
+    assert Path(resolve_checkpoint(name, relative_to=said)).samefile(said / name)
+    with pytest.raises(CheckpointError, match="does not exist"):
+        resolve_checkpoint("./nowhere", relative_to=said)
+    assert resolve_checkpoint("owner/model", relative_to=said) == "owner/model"
+    assert resolve_checkpoint(str(folder), relative_to=said) == str(folder)
 
 
 def test_a_package_that_is_not_installed() -> None:
