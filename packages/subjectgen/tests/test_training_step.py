@@ -62,7 +62,7 @@ def plain_step(tiny, system, batch, largest: float) -> tuple[list[float], list[t
 def test_a_step_is_ten_plain_lines(tiny, systems) -> None:
     starts = [{name: value.detach().clone() for name, value in system.trainable().items()} for system in systems]
 
-    @settings(deadline=None, max_examples=40, derandomize=True)
+    @settings(deadline=None, max_examples=20, derandomize=True)
     @given(
         rows=st.lists(ROW, min_size=1, max_size=6),
         which=st.integers(0, 1),
