@@ -93,7 +93,7 @@ def tiny_experiment(tiny, tmp_path_factory: pytest.TempPathFactory):
 
     def read(changes: dict | None = None):
         path = folder / "tiny.yaml"
-        path.write_text(yaml.safe_dump(merge(tiny.EXPERIMENT, changes or {})))
+        path.write_text(yaml.safe_dump(merge(tiny.EXPERIMENT, changes or {}), sort_keys=False))
         return Experiment.read(path, plugins=host)
 
     return read
