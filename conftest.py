@@ -24,7 +24,7 @@ settings.load_profile("subjectgen")
 
 @pytest.fixture(scope="session", autouse=True)
 def _few_examples() -> Iterator[None]:
-    """``SUBJECTGEN_EXAMPLES=2`` tries every law of the kit on two examples: enough to see that all it needs is there."""
+    """``SUBJECTGEN_EXAMPLES=2`` tries the kit's laws on two examples: enough to see that all they need is there."""
     most = os.environ.get("SUBJECTGEN_EXAMPLES")
     with pytest.MonkeyPatch.context() as monkeypatch:
         if most:
@@ -39,7 +39,8 @@ def first_counterexample(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     Making it smaller takes most of the time, and nobody reads it there.
     """
     settings.load_profile("first counterexample")
-    _change_the_kits(monkeypatch, lambda law: settings(law, phases=settings.default.phases))
+    phases = settings.default.phases
+    _change_the_kits(monkeypatch, lambda law: settings(law, phases=phases, max_examples=max(25, law.max_examples)))
     yield
     settings.load_profile("subjectgen")
 
