@@ -71,13 +71,27 @@ def test_a_plugin_is_whole(name: str) -> None:
     assert (PLUGINS[name] / "LICENSE").read_text() == (ROOT / "LICENSE").read_text()
 
 
+MAY_NAME_PLUGINS = {ROOT / "packages" / "subjectgen" / name for name in ("pyproject.toml", "README.md")}
+"""The runner has an extra for each."""
+
+
 def test_packages_know_nothing_of_the_plugins() -> None:
-    """No file under packages/ mentions one by name."""
+    """No file under packages/ mentions one by name, but for the runner's extras."""
     words = [name.removeprefix("subjectgen-").encode() for name in PLUGINS]
-    for path in sorted((ROOT / "packages").rglob("*")):
+    for path in sorted(set((ROOT / "packages").rglob("*")) - MAY_NAME_PLUGINS):
         if path.is_file() and "__pycache__" not in path.parts:
             text = path.read_bytes().lower()
             assert not any(word in text for word in words), path
+
+
+def test_the_runner_names_plugins_in_extras_only() -> None:
+    project = tomllib.loads((ROOT / "packages" / "subjectgen" / "pyproject.toml").read_text())["project"]
+    extras = project.pop("optional-dependencies")
+    assert not any(name.removeprefix("subjectgen-") in str(project) for name in PLUGINS)
+    assert set(extras["all"]) == {f"subjectgen[{','.join(sorted(set(extras) - {'all'}))}]"}
+    for name in PLUGINS:
+        (requirement,) = extras[name.removeprefix("subjectgen-")]
+        assert requirement.startswith(name)
 
 
 def test_shipped_weights_are_small_and_whole() -> None:
