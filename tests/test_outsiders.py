@@ -82,7 +82,7 @@ def test_packages_know_nothing_of_the_plugins() -> None:
 
 def test_shipped_weights_are_small_and_whole() -> None:
     """At most 10 MB, safetensors only, every folder with checksums that fit."""
-    from subjectgen.core.checkpoint import verify
+    from subjectgen.core.weights import verify
 
     weights = ROOT / "plugins" / "subjectgen-dynaip" / "src" / "subjectgen_dynaip" / "weights"
     files = [path for path in weights.rglob("*") if path.is_file()]

@@ -180,5 +180,5 @@ def test_a_truncated_file_is_refused(tiny, tmp_path):
     file = tmp_path / "a.safetensors"
     save_file(tiny, file)
     file.write_bytes(file.read_bytes()[:-100])
-    with pytest.raises(CheckpointError, match=r"a\.safetensors: truncated"):
+    with pytest.raises(CheckpointError, match=r"a\.safetensors is truncated"):
         FluxBackbone(FluxBackbone.Config(checkpoint=str(file)))

@@ -15,7 +15,7 @@ from torch.nn import functional
 from transformers import AutoImageProcessor, AutoModelForUniversalSegmentation
 
 from subjectgen.core import ChangesNothing, ChangesResults, ComponentError, Config, InputError, nearest, to_pil
-from subjectgen_dynaip.loading import Precision, load_frozen, load_processor
+from subjectgen.core.weights import Checkpoint, Precision, load_processor, load_transformers
 
 KINDS = ("mask2former", "maskformer", "detr")
 
@@ -50,14 +50,11 @@ class BackgroundRemover(nn.Module):
         """
         super().__init__()
         self.settings = settings
-        self.model: Any = load_frozen(
-            AutoModelForUniversalSegmentation,
-            settings.checkpoint,
-            KINDS,
-            dtype=settings.dtype,
-            revision=settings.revision,
-        )
-        self.processor: Any = load_processor(AutoImageProcessor, settings.checkpoint, revision=settings.revision)
+        checkpoint = Checkpoint(name=settings.checkpoint, revision=settings.revision)
+        self.model: Any = load_transformers(
+            AutoModelForUniversalSegmentation, checkpoint, model_types=KINDS, dtype=settings.dtype, exact_blocks=False
+        ).requires_grad_(False)
+        self.processor: Any = load_processor(AutoImageProcessor, checkpoint, "preprocessor_config.json")
         self._names = [self.model.config.id2label[index] for index in range(self.model.config.num_labels)]
         self._wanted = self._wanted_labels()
 

@@ -25,10 +25,10 @@ from subjectgen.core import (
     Reference,
     Sample,
 )
+from subjectgen.core.weights import Checkpoint, Precision
 from subjectgen_dynaip.background import BackgroundRemover, BackgroundSettings
 from subjectgen_dynaip.clip_checkpoint import ClipArchitecture, Statistics, load_statistics, load_tower, new_tower
 from subjectgen_dynaip.cut_out import cut_out
-from subjectgen_dynaip.loading import Precision
 
 
 class ClipVisionEncoder(nn.Module):
@@ -76,8 +76,9 @@ class ClipVisionEncoder(nn.Module):
         self.config = config
         self.statistics = Statistics()
         if config.checkpoint is not None:
-            self.tower: Any = load_tower(config.checkpoint, dtype=config.dtype, revision=config.revision)
-            self.statistics = load_statistics(config.checkpoint, revision=config.revision)
+            checkpoint = Checkpoint(name=config.checkpoint, revision=config.revision)
+            self.tower: Any = load_tower(checkpoint, dtype=config.dtype)
+            self.statistics = load_statistics(checkpoint)
         else:
             assert config.architecture is not None  # the Config's own rule
             self.tower = new_tower(config.architecture, dtype=getattr(torch, config.dtype))

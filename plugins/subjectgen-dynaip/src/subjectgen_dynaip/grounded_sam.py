@@ -18,9 +18,10 @@ from torch.nn import functional
 from transformers import AutoModelForZeroShotObjectDetection, AutoProcessor, SamModel, SamProcessor
 
 from subjectgen.core import ChangesNothing, ChangesResults, Config as BaseConfig, InputError, to_pil
-from subjectgen_dynaip.loading import Precision, load_frozen, load_processor
+from subjectgen.core.weights import Checkpoint, Precision, load_processor, load_transformers
 
 Proposals: TypeAlias = tuple[Float[Tensor, " q"], Bool[Tensor, " q"], Float[Tensor, "q 4"]]
+PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
 SAME = 0.5
 """Boxes that overlap by more than this (intersection over union) are of one thing."""
 
@@ -62,20 +63,16 @@ class GroundedSam(nn.Module):
         """
         super().__init__()
         self.config = config
-        self.detector: Any = load_frozen(
-            AutoModelForZeroShotObjectDetection,
-            config.detector,
-            ("grounding-dino",),
-            dtype=config.dtype,
-            revision=config.detector_revision,
+        detector = Checkpoint(name=config.detector, revision=config.detector_revision)
+        segmenter = Checkpoint(name=config.segmenter, revision=config.segmenter_revision)
+        options: dict[str, Any] = {"dtype": config.dtype, "exact_blocks": False}
+        self.detector: Any = load_transformers(
+            AutoModelForZeroShotObjectDetection, detector, model_types=("grounding-dino",), **options
         )
-        self.detector_processor: Any = load_processor(AutoProcessor, config.detector, revision=config.detector_revision)
-        self.segmenter: Any = load_frozen(
-            SamModel, config.segmenter, ("sam",), dtype=config.dtype, revision=config.segmenter_revision
-        )
-        self.segmenter_processor: Any = load_processor(
-            SamProcessor, config.segmenter, revision=config.segmenter_revision
-        )
+        self.detector_processor: Any = load_processor(AutoProcessor, detector, *PROCESSOR_FILES)
+        self.segmenter: Any = load_transformers(SamModel, segmenter, model_types=("sam",), **options)
+        self.segmenter_processor: Any = load_processor(SamProcessor, segmenter, *PROCESSOR_FILES)
+        self.requires_grad_(False)
 
     def train(self, mode: bool = True) -> GroundedSam:
         """Stay as it is: a frozen finder has no training mode."""

@@ -21,7 +21,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from subjectgen.core import CheckpointError, Config
-from subjectgen.core.checkpoint import atomic_write, verify
+from subjectgen.core.files import atomic_write
+from subjectgen.core.weights import verify
 
 ADAPTER = "default"
 PREFIX = "transformer."

@@ -2,41 +2,37 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
 import torch
 from pydantic import Field, ValidationError, model_validator
 from torch import nn
 
-from subjectgen.backbones.hub import downloaded
 from subjectgen.backbones.single_file import load_single_file
 from subjectgen.backbones.site_transformer import FluxTransformer2DModel
-from subjectgen.backbones.weight_files import Shapes, check_tensors, read_config
-from subjectgen.core import CheckpointError, Config
+from subjectgen.core import ChangesWeights, CheckpointError, Config
 from subjectgen.core.errors import one_line
+from subjectgen.core.weights import Checkpoint, load_diffusers
 
 
 class FluxArchitecture(Config):
     """Size of a FLUX transformer; the defaults are FLUX.1-dev's. Field names are diffusers'."""
 
-    in_channels: int = Field(default=64, ge=4, multiple_of=4)
+    in_channels: ChangesWeights[int] = Field(default=64, ge=4, multiple_of=4)
     """Channels of a packed token: 4 times the latent channels."""
-    num_layers: int = Field(default=19, ge=0)
+    num_layers: ChangesWeights[int] = Field(default=19, ge=0)
     """Double blocks: text and image each have their own weights."""
-    num_single_layers: int = Field(default=38, ge=0)
+    num_single_layers: ChangesWeights[int] = Field(default=38, ge=0)
     """Single blocks: text and image share weights."""
-    attention_head_dim: int = Field(default=128, ge=2)
+    attention_head_dim: ChangesWeights[int] = Field(default=128, ge=2)
     """Width of one attention head; equals the sum of ``axes_dims_rope``."""
-    num_attention_heads: int = Field(default=24, ge=1)
+    num_attention_heads: ChangesWeights[int] = Field(default=24, ge=1)
     """Attention heads."""
-    joint_attention_dim: int = Field(default=4096, ge=1)
+    joint_attention_dim: ChangesWeights[int] = Field(default=4096, ge=1)
     """Width of the context tokens."""
-    pooled_projection_dim: int = Field(default=768, ge=1)
+    pooled_projection_dim: ChangesWeights[int] = Field(default=768, ge=1)
     """Width of the pooled vector."""
-    guidance_embeds: bool = True
+    guidance_embeds: ChangesWeights[bool] = True
     """Whether there is a guidance input."""
-    axes_dims_rope: tuple[int, int, int] = (16, 56, 56)
+    axes_dims_rope: ChangesWeights[tuple[int, int, int]] = (16, 56, 56)
     """Channels of a head that tell the position on each axis; even numbers."""
 
     @model_validator(mode="after")
@@ -58,30 +54,17 @@ def load_transformer(
         CheckpointError: nothing there, unreadable, another architecture, or tensors that are missing, unexpected or of
             another shape.
     """
-    place = Path(source)
-    if place.is_file():
-        return load_single_file(place, dtype=dtype)
-    folder = place / (subfolder or "") if place.exists() else downloaded(source, subfolder=subfolder, revision=revision)
-    check_tensors(folder, _shapes(folder, read_config(folder)))
+    checkpoint = Checkpoint(name=source, subfolder=subfolder or "", revision=revision)
+    if checkpoint.path is not None and checkpoint.path.is_file():
+        return load_single_file(checkpoint.path, dtype=dtype)
+    sizes = checkpoint.config("_class_name", [FluxTransformer2DModel.__name__])
     try:
-        return FluxTransformer2DModel.from_pretrained(folder, torch_dtype=dtype, use_safetensors=True)
-    except (OSError, ValueError, RuntimeError, TypeError) as error:
-        raise CheckpointError(f"{folder}: cannot be loaded: {one_line(error)}") from error
-
-
-def _shapes(folder: Path, config: dict[str, Any]) -> Shapes:
-    """Tensors of the transformer that a configuration describes."""
-    try:
-        FluxArchitecture.model_validate({key: config[key] for key in FluxArchitecture.model_fields if key in config})
-        with torch.device("meta"):
-            transformer = FluxTransformer2DModel.from_config(config)
+        FluxArchitecture.model_validate({key: sizes[key] for key in FluxArchitecture.model_fields if key in sizes})
     except ValidationError as error:
         first = error.errors()[0]
         given = f"{first['loc'][0]}: got {first['input']!r}: " if first["loc"] else ""
-        raise CheckpointError(f"{folder / 'config.json'}: {given}{first['msg']}") from error
-    except (ValueError, RuntimeError, TypeError) as error:
-        raise CheckpointError(f"{folder / 'config.json'}: describes no FLUX.1: {one_line(error)}") from error
-    return {name: tuple(tensor.shape) for name, tensor in transformer.state_dict().items()}
+        raise CheckpointError(f"{checkpoint}: config.json: {given}{first['msg']}") from error
+    return load_diffusers(FluxTransformer2DModel, checkpoint, dtype=dtype)
 
 
 def copy_weights(source: nn.Module, target: nn.Module, place: str) -> None:

@@ -13,7 +13,6 @@ from transformers import InternVLModel
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import get_optimal_tiled_canvas
 
 from subjectgen.core import ChangesNothing, ChangesResults, ChangesWeights, CheckpointError
-from subjectgen.core.images import fit_image
 from subjectgen.encoders.mllm import ImageBatch, MultimodalConfig, MultimodalEncoder
 
 
@@ -71,12 +70,12 @@ class InternVL3(MultimodalEncoder):
     def _tiles(self, image: Float[Tensor, "3 h w"]) -> Float[Tensor, "tiles 3 _ _"]:
         """Tiles of one image row by row, then the whole where there are several (arXiv 2404.16821, section 3.2)."""
         if not self.config.crop_to_patches:
-            return fit_image(image, self.image_size, self.config.fit)[None]
+            return self.preprocessing.fit(image, self.image_size, self.config.fit)[None]
         (height, width), (size_y, size_x) = self.image_size, image.shape[-2:]
         columns, rows = get_optimal_tiled_canvas((size_y, size_x), self.image_size, 1, self.config.max_patches)
-        canvas = fit_image(image, (rows * height, columns * width), "stretch")
+        canvas = self.preprocessing.fit(image, (rows * height, columns * width), "stretch")
         cut = canvas.reshape(3, rows, height, columns, width).permute(1, 3, 0, 2, 4).reshape(-1, 3, height, width)
-        whole = fit_image(image, self.image_size, "stretch")[None]
+        whole = self.preprocessing.fit(image, self.image_size, "stretch")[None]
         return torch.cat([cut, whole]) if len(cut) > 1 else cut
 
     def image_markers(self, tokenizer: Any) -> tuple[int, int]:

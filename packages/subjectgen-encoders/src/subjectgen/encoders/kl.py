@@ -14,18 +14,10 @@ from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 
 from subjectgen.core import ChangesNothing, ChangesResults, InputError
+from subjectgen.core.weights import load_diffusers
 from subjectgen.encoders.frozen import Frozen, dtype_of
-from subjectgen.encoders.hub_errors import loading
-from subjectgen.encoders.loading import (
-    CheckpointConfig,
-    check_complete,
-    load_config,
-    load_weights,
-    quiet,
-    torch_dtype,
-)
+from subjectgen.encoders.loading import CheckpointConfig
 from subjectgen.encoders.planned import Sources
-from subjectgen.encoders.weight_files import DIFFUSERS
 
 
 class KLConfig(CheckpointConfig):
@@ -74,7 +66,7 @@ class KLAutoencoder(Frozen):
     def __init__(self, config: KLConfig) -> None:
         super().__init__()
         self.config = config
-        self.model: Any = _load(config)
+        self.model: Any = load_diffusers(AutoencoderKL, config.located(config.subfolder), dtype=config.dtype)
         self._read_sizes()
 
     @classmethod
@@ -146,20 +138,3 @@ class KLAutoencoder(Frozen):
             raise InputError(f"vae: tile_size {size} is no multiple of {step} pixels")
         self.model.tile_sample_min_size = size
         self.model.tile_latent_min_size = size // self.scale_factor
-
-
-def _load(config: KLConfig) -> Any:
-    """Read an ``AutoencoderKL`` whose checkpoint fits it weight for weight."""
-    load_config(config, "_class_name", ("AutoencoderKL",), config.subfolder)
-    folder = load_weights(config, DIFFUSERS, config.subfolder)
-    with loading("AutoencoderKL", config.checkpoint), quiet():
-        model, report = AutoencoderKL.from_pretrained(
-            folder,
-            torch_dtype=torch_dtype(config.dtype),
-            use_safetensors=True,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # they are named and refused below
-            low_cpu_mem_usage=False,  # which that needs
-        )
-    check_complete(model, report, config.checkpoint)
-    return model

@@ -31,7 +31,6 @@ from subjectgen.encoders.loading import (
     AttentionImplementation,
     CheckpointConfig,
     DeviceMap,
-    load_json,
     load_model,
     load_tokenizer,
 )
@@ -93,7 +92,7 @@ class MultimodalEncoder(Frozen):
         self.config = config
         self.model = load_model(
             self.model_class,
-            config,
+            config.located(),
             model_types=(self.model_type,),
             dtype=config.dtype,
             attention=config.attention_implementation,
@@ -278,13 +277,13 @@ class MultimodalEncoder(Frozen):
 
     def _prompting(self, vocabulary: int) -> Prompting:
         config = self.config
-        tokenizer = load_tokenizer(config)
+        tokenizer = load_tokenizer(config.located())
         if len(tokenizer) > vocabulary:
             raise CheckpointError(
                 f"the tokenizer of {config.checkpoint!r} has {len(tokenizer)} tokens, its model embeds {vocabulary}"
             )
         # Older checkpoints keep the template with pictures beside the tokenizer, for the processor alone.
-        processor = load_json(config, "chat_template.json") or {}
+        processor = config.located().json("chat_template.json") or {}
         return self._new_prompting(tokenizer, processor.get("chat_template"))
 
     def _new_prompting(self, tokenizer: Any, chat_template: str | None = None) -> Prompting:

@@ -12,7 +12,6 @@ from torch import Tensor
 from transformers import Qwen2_5_VLModel
 
 from subjectgen.core import ChangesNothing, ChangesResults, CheckpointError
-from subjectgen.core.images import fit_image
 from subjectgen.encoders.batching import TokenBatch
 from subjectgen.encoders.mllm import ImageBatch, MultimodalConfig, MultimodalEncoder
 from subjectgen.encoders.preprocessing import native_size, patchify
@@ -72,7 +71,7 @@ class Qwen25VL(MultimodalEncoder):
         size = native_size(
             height, width, multiple=self.multiple, min_pixels=self.min_pixels, max_pixels=self.max_pixels
         )
-        normalized = self.preprocessing.normalize(fit_image(image, size, "stretch")[None])[0]
+        normalized = self.preprocessing.normalize(self.preprocessing.fit(image, size, "stretch")[None])[0]
         return patchify(normalized, patch=self.patch, merge=self.merge, temporal=self.temporal)
 
     def position_inputs(self, tokens: TokenBatch, images: ImageBatch | None) -> Mapping[str, Tensor]:
