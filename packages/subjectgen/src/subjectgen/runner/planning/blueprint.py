@@ -14,7 +14,7 @@ from subjectgen.core import CheckpointError, Config, SubjectgenError
 from subjectgen.core.plugins import Plugins
 from subjectgen.runner.assemble import System
 from subjectgen.runner.experiment import Experiment
-from subjectgen.runner.planning.shipped import find_config, is_local
+from subjectgen.runner.planning.shipped import Shipped, is_local
 from subjectgen.runner.planning.stand_ins import StandIns
 
 
@@ -37,16 +37,16 @@ class Blueprint(System):
             return super()._build(kind, spec, where, **runtime)
         target, config = self.plugins.configure(kind, spec, where=where, **self.experiment.place())
         try:
-            return _without_weights(target, config)
+            return _without_weights(target, config, Shipped(self.plugins))
         except SubjectgenError as error:
             raise self.experiment.loaded.error(where, str(error)) from error
 
 
-def _without_weights(target: Any, config: Config) -> Any:
+def _without_weights(target: Any, config: Config, shipped: Shipped) -> Any:
     with torch.device("meta"):
         if hasattr(target, "planned"):
-            return target.planned(config, StandIns())
-        sized = _sized(config)
+            return target.planned(config, StandIns(shipped))
+        sized = _sized(config, shipped)
         if sized is not None:
             return target(sized)
     checkpoint = getattr(config, "checkpoint", None)
@@ -63,12 +63,12 @@ def _without_weights(target: Any, config: Config) -> Any:
     return target(config)
 
 
-def _sized(config: Config) -> Config | None:
+def _sized(config: Config, shipped: Shipped) -> Config | None:
     """The config with an architecture in place of its checkpoint; ``None`` if it has no such option or file."""
     fields, checkpoint = type(config).model_fields, getattr(config, "checkpoint", None)
     if "architecture" not in fields or checkpoint is None:
         return config if "architecture" in fields else None
-    found = _sizes(checkpoint, getattr(config, "subfolder", None) or "")
+    found = _sizes(checkpoint, getattr(config, "subfolder", None) or "", shipped)
     nothing = {"checkpoint": None, "subfolder": None, "revision": None, "compile": False}
     unused = {name: value for name, value in nothing.items() if name in fields}
     for kind in _kinds(fields["architecture"].annotation):
@@ -79,10 +79,10 @@ def _sized(config: Config) -> Config | None:
     return None
 
 
-def _sizes(checkpoint: str, subfolder: str) -> dict[str, Any]:
+def _sizes(checkpoint: str, subfolder: str, shipped: Shipped) -> dict[str, Any]:
     """Of a folder or a hub id from its ``config.json``, of a FLUX file from its header."""
     file = Path(checkpoint).expanduser()
-    return architecture(file) if file.is_file() else find_config(checkpoint, subfolder) or {}
+    return architecture(file) if file.is_file() else shipped.find(checkpoint, subfolder) or {}
 
 
 def _kinds(annotation: Any) -> list[type[BaseModel]]:
