@@ -47,18 +47,19 @@ def write(tmp_path: Path, checkpoints: Path):
 
 
 @pytest.fixture
-def system(write):
+def system(write, plugins):
+    """Build the small experiment, or one with changes, in evaluation mode."""
+    from subjectgen.runner.system.build import build_system
+    from subjectgen.runner.system.experiment import Experiment
+
+    return lambda changes=None: build_system(Experiment.read(write(changes), plugins=plugins))
+
+
+@pytest.fixture(scope="session")
+def plugins():
     from subjectgen.core.plugins import Plugins
-    from subjectgen.runner.assemble import System
-    from subjectgen.runner.experiment import Experiment
 
-    def build(changes: dict | None = None):
-        built = System(Experiment.read(write(changes)), Plugins.discover())
-        for part in built.trained_modules():
-            part.eval()
-        return built
-
-    return build
+    return Plugins.discover()
 
 
 @pytest.fixture
@@ -68,3 +69,31 @@ def toys():
 
     dataset = ToyPairs(ToyPairs.Config(toys=4, views=2, block=4))
     return [dataset[index] for index in range(4)]
+
+
+@pytest.fixture(scope="session")
+def tiny():
+    """Parts of milliseconds (``tiny_parts.py``), importable by the name of their module, as components are."""
+    import importlib.util
+    import sys
+
+    spec = importlib.util.spec_from_file_location("tiny_parts", Path(__file__).with_name("tiny_parts.py"))
+    module = sys.modules["tiny_parts"] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def tiny_experiment(tiny, tmp_path_factory: pytest.TempPathFactory):
+    """Read the tiny experiment with changes."""
+    from subjectgen.core.config import merge
+    from subjectgen.runner.system.experiment import Experiment
+
+    host, folder = tiny.plugins(), tmp_path_factory.mktemp("tiny")
+
+    def read(changes: dict | None = None):
+        path = folder / "tiny.yaml"
+        path.write_text(yaml.safe_dump(merge(tiny.EXPERIMENT, changes or {})))
+        return Experiment.read(path, plugins=host)
+
+    return read

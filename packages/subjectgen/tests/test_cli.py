@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image, PngImagePlugin
 
-from subjectgen.runner.cli import main
+from subjectgen.runner.cli.main import main
 
 
 @pytest.fixture

@@ -79,6 +79,7 @@ class CrossAttention:
         if site not in self._keys_values:
             return output
         keys, values = self._like(query, site)
+        self._check_readers(layout)
         start, stop = self._span(layout)
         added: Tensor | None = None
         for place, speaker in enumerate(self._speakers):
@@ -103,22 +104,24 @@ class CrossAttention:
             self._keys_values[site] = keys, values
         return keys, values
 
-    def _span(self, layout: AttentionLayout) -> tuple[int, int]:
-        """From the first token that reads to the last."""
-        chosen = [tokens for name, tokens in _streams(layout) if name in self._streams]
+    def _check_readers(self, layout: AttentionLayout) -> None:
         if self._streams == {"references"} and layout.references.start == layout.references.stop:
             raise ComponentError(
                 "injector 'cross_attention': only streams: [references] reads, but there are no reference tokens; "
                 "expected image, or a branch with reference_tokens"
             )
-        return chosen[0].start, chosen[-1].stop
+
+    def _span(self, layout: AttentionLayout) -> tuple[int, int]:
+        """From the first token that reads to the last."""
+        chosen = [tokens for name, tokens in _streams(layout) if name in self._streams]
+        return min((tokens.start for tokens in chosen), default=0), max((tokens.stop for tokens in chosen), default=0)
 
     def _readers(self, speaker: Speaker, layout: AttentionLayout) -> list[tuple[slice | Tensor, Tensor | None]]:
         """Tokens that read from this reference, and the weight of what they read; ``None`` is 1."""
         strength = None if speaker.plain else speaker.strength[:, None]
         chosen: list[tuple[slice | Tensor, Tensor | None]] = []
         for name, tokens in _streams(layout):
-            if name not in self._streams or tokens.start == tokens.stop:
+            if name not in self._streams:
                 continue
             if name != "image" or speaker.region is None:
                 chosen.append((tokens, strength))
@@ -129,8 +132,10 @@ class CrossAttention:
         return _joined(chosen)
 
 
-def _streams(layout: AttentionLayout) -> tuple[tuple[str, slice], ...]:
-    return ("text", layout.context), ("image", layout.target), ("references", layout.references)
+def _streams(layout: AttentionLayout) -> list[tuple[str, slice]]:
+    """Names and places of those that have tokens, as they follow each other: every family has its own order."""
+    named = (("text", layout.context), ("image", layout.target), ("references", layout.references))
+    return sorted((pair for pair in named if pair[1].start < pair[1].stop), key=lambda pair: int(pair[1].start))
 
 
 def _joined(chosen: list[tuple[slice | Tensor, Tensor | None]]) -> list[tuple[slice | Tensor, Tensor | None]]:

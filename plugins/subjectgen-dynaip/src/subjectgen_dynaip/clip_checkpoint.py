@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
-from subjectgen.core import Config
+from subjectgen.core import ChangesWeights, Config
 from subjectgen.core.weights import Checkpoint, Precision, load_transformers
 
 MODEL_TYPES = ("clip", "clip_vision_model")
@@ -20,17 +20,17 @@ MODEL_TYPES = ("clip", "clip_vision_model")
 class ClipArchitecture(Config):
     """Size of a CLIP vision tower; field names are transformers', the defaults ViT-L/14-336's."""
 
-    hidden_size: int = Field(default=1024, ge=1)
+    hidden_size: ChangesWeights[int] = Field(default=1024, ge=1)
     """Channels."""
-    intermediate_size: int = Field(default=4096, ge=1)
+    intermediate_size: ChangesWeights[int] = Field(default=4096, ge=1)
     """Channels inside the feed-forward."""
-    num_hidden_layers: int = Field(default=24, ge=1)
+    num_hidden_layers: ChangesWeights[int] = Field(default=24, ge=1)
     """Blocks, M."""
-    num_attention_heads: int = Field(default=16, ge=1)
+    num_attention_heads: ChangesWeights[int] = Field(default=16, ge=1)
     """Attention heads."""
-    image_size: int = Field(default=336, ge=1)
+    image_size: ChangesWeights[int] = Field(default=336, ge=1)
     """Pixels of the square picture's side."""
-    patch_size: int = Field(default=14, ge=1)
+    patch_size: ChangesWeights[int] = Field(default=14, ge=1)
     """Pixels of a patch's side."""
 
     @model_validator(mode="after")

@@ -18,6 +18,8 @@ from torch import Tensor, nn
 
 from subjectgen.core import (
     Backbone,
+    ChangesResults,
+    ChangesWeights,
     ComponentError,
     Conditioning,
     Config as BaseConfig,
@@ -41,23 +43,23 @@ class CrossAttentionInjector(nn.Module):
     class Config(BaseConfig):
         """Who reads from the references, and how strongly."""
 
-        width: int = Field(default=4096, ge=1)
+        width: ChangesWeights[int] = Field(default=4096, ge=1)
         """Width of the reference tokens; with 4096 FLUX gets the paper's 1.4 billion new parameters."""
-        train_streams: tuple[Stream, ...] = Field(default=("text", "image"), min_length=1)
+        train_streams: ChangesResults[tuple[Stream, ...]] = Field(default=("text", "image"), min_length=1)
         """Tokens that read in training (Eq. 4). ``references``: image tokens of other branches' references."""
-        inference_streams: tuple[Stream, ...] = Field(default=("image",), min_length=1)
+        inference_streams: ChangesResults[tuple[Stream, ...]] = Field(default=("image",), min_length=1)
         """Tokens that read at inference; ``[image]`` is the dynamic decoupling, ``[text, image]`` is without it."""
-        scale: float | Annotated[tuple[float, ...], Field(min_length=1)] = 1.0
+        scale: ChangesResults[float | Annotated[tuple[float, ...], Field(min_length=1)]] = 1.0
         """Lambda of every reference, or one number for each; multiplied by ``Reference.weight``. With one for each,
         tokens of no reference have 1."""
-        masks: Literal["soft", "binary"] = "soft"
+        masks: ChangesResults[Literal["soft", "binary"]] = "soft"
         """A token that a region covers in part: by its share, or wholly from one half on and not at all below."""
-        sites: tuple[int, ...] | None = Field(default=None, min_length=1)
+        sites: ChangesWeights[tuple[int, ...] | None] = Field(default=None, min_length=1)
         """Attentions that get the addition, counted in running order; null: all (19 double and 38 single in FLUX).
         Trained with the weights: others of the same number are refused."""
-        key_norm: bool = False
+        key_norm: ChangesWeights[bool] = False
         """RMS-normalize keys per head, without weights."""
-        dtype: Literal["float32", "bfloat16"] = "float32"
+        dtype: ChangesResults[Literal["float32", "bfloat16"]] = "float32"
         """Precision of the new layers; train in float32."""
 
     accepts = Conditioning
@@ -81,11 +83,6 @@ class CrossAttentionInjector(nn.Module):
             {name: self._linear(width, zero=True) for name, width in zip(names, widths, strict=True)}
         )
         self._head_widths = [backbone.attention_sites[site].head_width for site in self.sites]
-
-    @property
-    def defining(self) -> dict[str, object]:
-        """Options that trained weights depend on beside their shapes."""
-        return {"key_norm": self.config.key_norm}
 
     def forward(self, streams: Streams, conditioning: Conditioning | Latents) -> Streams:
         """The streams with this conditioning's cross-attention added; keys and values are computed here, once.

@@ -31,7 +31,7 @@ some devices, attention is plain products and is computed again with the rest.""
 
 
 def enable_checkpointing(transformer: diffusers.FluxTransformer2DModel, mode: Checkpointing) -> None:
-    """Have blocks computed again in the backward pass."""
+    """Have these blocks computed again in the backward pass; ``False``: none."""
     if mode == "selective":
         transformer.enable_gradient_checkpointing(_all_but_attention)
     elif mode is True:

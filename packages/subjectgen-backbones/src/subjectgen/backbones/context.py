@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import torch
 from torch import Tensor, nn
 
 from subjectgen.core import Backbone, ComponentError, Conditioning, Config as BaseConfig, Latents, Streams, TokenGroup
 
 
 class ContextInjector(nn.Module):
-    """Appends tokens to the text stream, all at position (0, 0, 0) as FLUX's text, and hands on the pooled vector."""
+    """Appends tokens to the context, and hands on the pooled vector."""
 
     class Config(BaseConfig):
         """Nothing to set."""
@@ -23,21 +22,19 @@ class ContextInjector(nn.Module):
         super().__init__()
         self.config = config
         self.width: int = backbone.context_width
-        self.pooled_width: int = backbone.pooled_width
+        self.pooled_width: int | None = backbone.pooled_width
 
     def forward(self, streams: Streams, conditioning: Conditioning | Latents) -> Streams:
         """The streams with these tokens at the end of the context.
 
         Raises:
-            ComponentError: tokens or a pooled vector of another width, a second pooled vector, or latents.
+            ComponentError: tokens or a pooled vector of another width, a pooled vector that is the second or that the
+                backbone has no input for, or latents.
         """
         if not isinstance(conditioning, Conditioning):
             raise ComponentError("injector 'context' got latents; expected conditioning tokens (use reference_tokens)")
         _check_width("tokens", conditioning.tokens, self.width)
-        tokens = conditioning.tokens
-        group = TokenGroup(
-            tokens=tokens, mask=conditioning.mask, position_ids=torch.zeros(tokens.shape[1], 3, device=tokens.device)
-        )
+        group = TokenGroup(tokens=conditioning.tokens, mask=conditioning.mask)
         return replace(
             streams, context=(*streams.context, group), pooled=self._pooled(streams.pooled, conditioning.pooled)
         )
@@ -45,6 +42,11 @@ class ContextInjector(nn.Module):
     def _pooled(self, before: Tensor | None, new: Tensor | None) -> Tensor | None:
         if new is None:
             return before
+        if self.pooled_width is None:
+            raise ComponentError(
+                "injector 'context' got a pooled vector, which the backbone has no input for; expected none"
+                " (set pooled: none in the aggregator)"
+            )
         if before is not None:
             raise ComponentError(
                 "two active branches give a pooled vector; expected at most one (set pooled: none in the other)"

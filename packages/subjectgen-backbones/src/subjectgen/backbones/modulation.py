@@ -1,18 +1,16 @@
 """The modulation of all steps, computed once (method section 4).
 
 Shift, scale and gate of every block depend on timestep, pooled vector and guidance only, not on the image. With all
-steps known before sampling, one batched product per layer gives every step's; a forward then looks its rows up, once
-for all blocks: blocks get numbers and know nothing of the table, so that compiled ones do not depend on its length. The
-layers that made them, 27 % of FLUX.1-dev's weights, are not needed until the end.
+steps known before sampling, one batched product per layer gives every step's. A forward then finds its rows, once for
+all blocks, and hands each block its own; :class:`ReadyModulation` norms take them instead of the embedding. The layers
+that made them, 27 % of FLUX.1-dev's weights, are then not needed. Nothing of the transformer is changed.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import TypeAlias
 
 import torch
 from diffusers import FluxTransformer2DModel
@@ -20,194 +18,135 @@ from diffusers.models.normalization import AdaLayerNormContinuous, AdaLayerNormZ
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from subjectgen.core import ComponentError, StepConditions
+from subjectgen.backbones.ready_modulation import MODULATED, BlockModulation
+from subjectgen.core import StepConditions
 
-Places: TypeAlias = dict[tuple[nn.Module, str], nn.Module]
-"""Modules by their parents and names."""
-MODULATED = (AdaLayerNormZero, AdaLayerNormZeroSingle, AdaLayerNormContinuous)
+DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+"""What a timestep may come in."""
 
 
 @dataclass(frozen=True, eq=False)
 class _Entry:
-    """Where the rows of one request are in the table."""
+    """Where the rows of one condition are in the table."""
 
-    conditions: StepConditions
+    pooled: Float[Tensor, "b p"] | None
     rows: Int[Tensor, " b"]
 
 
 class ModulationTable:
-    """Modulation of the requested steps; while installed, forwards get row numbers for a pooled vector."""
+    """Modulation of given steps, by their conditions. It never changes, so that threads may share it."""
 
     def __init__(
-        self,
-        transformer: FluxTransformer2DModel,
-        requests: Sequence[StepConditions],
-        constant: Float[Tensor, " p"],
-        *,
-        release: bool,
+        self, transformer: FluxTransformer2DModel, conditions: Sequence[StepConditions], constant: Float[Tensor, " p"]
     ) -> None:
-        """Compute all rows where the weights are. Equal pooled vectors of a request share one row.
+        """Compute all rows. Equal pooled vectors of a condition share one row.
 
         Args:
-            transformer: only its modules' places are changed, in :meth:`installed`.
-            requests: conditions of the steps.
-            constant: pooled vector of requests without one.
-            release: keep the weights on the CPU while installed.
+            transformer: stays as it is; layers on another device than its input layer are copied there one by one.
+            conditions: of the steps.
+            constant: pooled vector of conditions without one.
         """
-        self.released = release
-        self._transformer = transformer
-        self._entries: list[_Entry] = []
+        self.conditions = tuple(conditions)
+        device = transformer.x_embedder.weight.device
         with torch.no_grad():
-            self._lookups = _lookups(transformer, transformer.time_text_embed(*self._rows(requests, constant)))
-        self._originals = {(parent, name): getattr(parent, name) for parent, name in self._lookups}
+            inputs, rows = _inputs(transformer, self.conditions, constant)
+            embedded = _run(transformer.time_text_embed, device, *inputs)
+            parts = [
+                [_run(norm.linear, device, norm.silu(embedded)) for norm in norms] for norms in _norms(transformer)
+            ]
+        self._lengths = [len(block) for block in parts]
+        self._widths = [part.shape[1] for block in parts for part in block]
+        self._values = torch.cat([part for block in parts for part in block], dim=1)
+        self._entries = {dtype: _by_conditions(self.conditions, rows, dtype) for dtype in DTYPES}
 
     def find(
-        self, timestep: Float[Tensor, " b"], pooled: Float[Tensor, "b p"] | None, guidance: float | None
-    ) -> Int[Tensor, " b"] | None:
-        """Row numbers of these conditions; ``None`` if any is not in the table. Reads ``timestep`` on the host."""
+        self,
+        timestep: Float[Tensor, " b"],
+        pooled: Float[Tensor, "b p"] | None,
+        guidance: float | None,
+        *,
+        device: torch.device,
+    ) -> tuple[BlockModulation, ...] | None:
+        """What each block gets, the output layer last; ``None`` if the conditions of any row are not in the table.
+
+        Reads ``timestep`` on the host: one that is there already costs no waiting for the device.
+        """
         times = timestep.tolist()
-        found = {time: self._find(time, timestep.dtype, pooled, guidance) for time in set(times)}
-        rows = {time: entry.expand(len(times)) for time, entry in found.items() if entry is not None}
-        if len(rows) < len(found):
+        entries = self._entries.get(timestep.dtype, {})
+        found = {time: _matching(entries.get((time, guidance), ()), pooled) for time in set(times)}
+        rows = {time: entry.rows.expand(len(times)) for time, entry in found.items() if entry is not None}
+        if not rows or len(rows) < len(found):
             return None
         index = rows[times[0]] if len(rows) == 1 else torch.stack([rows[time][row] for row, time in enumerate(times)])
-        return index.to(timestep.device)
-
-    @contextmanager
-    def installed(self) -> Iterator[None]:
-        """Modulation is looked up in here, until the end."""
-        _put(self._lookups)
-        if self.released:
-            self._move_originals(torch.device("cpu"))
-        try:
-            yield
-        finally:
-            if self.released:  # the rest may have moved to another device meanwhile
-                self._move_originals(self._transformer.x_embedder.weight.device)
-            _put(self._originals)
-
-    @contextmanager
-    def suspended(self) -> Iterator[None]:
-        """Compute modulation as usual, for one forward."""
-        _put(self._originals)
-        try:
-            yield
-        finally:
-            _put(self._lookups)
+        parts = iter(self._values[index].to(device).split(self._widths, dim=1))
+        return tuple(tuple(next(parts) for _ in range(length)) for length in self._lengths)
 
     def __str__(self) -> str:
-        times = sorted({entry.conditions.timestep for entry in self._entries}, reverse=True)
+        times = sorted({known.timestep for known in self.conditions}, reverse=True)
         shown = ", ".join(f"{time:g}" for time in times[:4])
-        return f"{len(self._entries)} requests at timesteps {shown}{', ...' if len(times) > 4 else ''}"
-
-    def _rows(self, requests: Sequence[StepConditions], constant: Tensor) -> list[Tensor]:
-        """Inputs of the embedding for every row: timesteps, guidance if there is any, pooled vectors."""
-        weight = self._transformer.x_embedder.weight
-        times: list[Tensor] = []
-        strengths: list[Tensor] = []
-        pooled: list[Tensor] = []
-        for request in requests:
-            given = constant[None] if request.pooled is None else request.pooled
-            unique, inverse = torch.unique(given, dim=0, return_inverse=True)
-            self._entries.append(_Entry(request, inverse + sum(len(rows) for rows in times)))
-            times.append(torch.full((len(unique),), request.timestep))
-            strengths.append(torch.full((len(unique),), request.guidance or 0.0))
-            pooled.append(unique.to(weight))
-        numbers = [times, strengths] if self._transformer.config.guidance_embeds else [times]
-        return [*(torch.cat(values).to(weight) * 1000 for values in numbers), torch.cat(pooled)]
-
-    def _find(self, time: float, dtype: torch.dtype, pooled: Tensor | None, guidance: float | None) -> Tensor | None:
-        for entry in self._entries:
-            known = entry.conditions
-            if _rounded(known.timestep, dtype) == time and known.guidance == guidance and _same(known.pooled, pooled):
-                return entry.rows
-        return None
-
-    def _move_originals(self, device: torch.device) -> None:
-        for module in self._originals.values():
-            module.to(device)
+        return f"{len(self.conditions)} conditions at timesteps {shown}{', ...' if len(times) > 4 else ''}"
 
 
-@contextmanager
-def modulated(
-    table: ModulationTable | None,
-    timestep: Float[Tensor, " b"],
-    pooled: Float[Tensor, "b p"] | None,
-    guidance: float | None,
-) -> Iterator[Int[Tensor, " b"] | None]:
-    """For one forward: row numbers in the table, or ``None`` where modulation is computed as usual.
-
-    Raises:
-        ComponentError: not in the table, or with gradients, while the weights are released.
-    """
-    rows = None if table is None or torch.is_grad_enabled() else table.find(timestep, pooled, guidance)
-    if table is None or rows is not None:
-        yield rows
-        return
-    if table.released:
-        wanted = ", ".join(str(StepConditions(time, pooled, guidance)) for time in sorted(set(timestep.tolist())))
-        raise ComponentError(
-            f"backbone 'flux': the modulation weights are released, and {wanted} is not prepared ({table});"
-            " add it to prepare(), run without gradients, or set release=False"
-        )
-    with table.suspended():
-        yield None
+def modulation_layers(transformer: FluxTransformer2DModel) -> list[nn.Module]:
+    """Layers that only make modulation: all of their input is known before the first step."""
+    return [transformer.time_text_embed, *(norm.linear for norms in _norms(transformer) for norm in norms)]
 
 
-class _Table(nn.Module):
-    """Stands where timestep, guidance and pooled vector were embedded: the last of them is row numbers."""
-
-    values: Float[Tensor, "rows c"]
-
-    def __init__(self, parts: Sequence[Sequence[Float[Tensor, "rows _"]]]) -> None:
-        """``parts``: what each block's modulation layers give, in running order; the output layer's are the last."""
-        super().__init__()
-        self.widths = [sum(part.shape[1] for part in block) for block in parts]
-        self.register_buffer("values", torch.cat([part for block in parts for part in block], dim=1), persistent=False)
-
-    def forward(self, *conditions: Tensor) -> tuple[Float[Tensor, "b _"], ...]:
-        """Each block's modulation."""
-        return self.values[conditions[-1]].split(self.widths, dim=1)
-
-
-class _Part(nn.Module):
-    """Stands where the activation before a modulation layer was: cuts that layer's output from its block's."""
-
-    def __init__(self, start: int, length: int) -> None:
-        super().__init__()
-        self.start, self.length = start, length
-
-    def forward(self, modulation: Float[Tensor, "b _"]) -> Float[Tensor, "b c"]:
-        return modulation.narrow(1, self.start, self.length)
-
-
-def _lookups(transformer: FluxTransformer2DModel, embedded: Float[Tensor, "rows c"]) -> Places:
-    """What stands in the place of each module that depends on the conditions only."""
-    places: Places = {}
-    parts: list[list[Tensor]] = []
+def _norms(
+    transformer: FluxTransformer2DModel,
+) -> Iterator[list[AdaLayerNormZero | AdaLayerNormZeroSingle | AdaLayerNormContinuous]]:
+    """Modulated norms of each block in running order, and of the output layer."""
     for block in (*transformer.transformer_blocks, *transformer.single_transformer_blocks, transformer.norm_out):
-        parts.append([])
-        for norm in (module for module in block.modules() if isinstance(module, MODULATED)):
-            modulation = norm.linear(norm.silu(embedded))
-            places[norm, "silu"] = _Part(sum(part.shape[1] for part in parts[-1]), modulation.shape[1])
-            places[norm, "linear"] = nn.Identity()
-            parts[-1].append(modulation)
-    return {**places, (transformer, "time_text_embed"): _Table(parts)}
+        yield [module for module in block.modules() if isinstance(module, MODULATED)]
 
 
-def _put(modules: Places) -> None:
-    for (parent, name), module in modules.items():
-        setattr(parent, name, module)
+def _inputs(
+    transformer: FluxTransformer2DModel, conditions: Sequence[StepConditions], constant: Tensor
+) -> tuple[list[Tensor], list[Tensor]]:
+    """What the embedding takes, for every row of the table; and the rows of every condition."""
+    weight = transformer.x_embedder.weight
+    times: list[Tensor] = []
+    strengths: list[Tensor] = []
+    pooled: list[Tensor] = []
+    rows: list[Tensor] = []
+    for known in conditions:
+        given = constant[None] if known.pooled is None else known.pooled
+        unique, inverse = torch.unique(given, dim=0, return_inverse=True)
+        rows.append((inverse + sum(map(len, times))).to(weight.device))
+        times.append(torch.full((len(unique),), known.timestep))
+        strengths.append(torch.full((len(unique),), known.guidance or 0.0))
+        pooled.append(unique.to(weight))
+    numbers = [times, strengths] if transformer.config.guidance_embeds else [times]
+    return [*(torch.cat(values).to(weight) * 1000 for values in numbers), torch.cat(pooled)], rows
 
 
-@lru_cache(maxsize=1024)
-def _rounded(value: float, dtype: torch.dtype) -> float:
-    """The number that a tensor of this dtype would hold."""
-    return torch.tensor(value, dtype=dtype).item()
+def _run(module: nn.Module, device: torch.device, *inputs: Tensor) -> Tensor:
+    """The module's answer on this device. It may lie elsewhere and be in use: then a copy is moved, not the module."""
+    own = next(module.parameters()).device
+    answer: Tensor = (module if own == device else copy.deepcopy(module).to(device))(*inputs)
+    return answer
 
 
-def _same(known: Tensor | None, given: Tensor | None) -> bool:
-    if known is None or given is None or known is given:
+def _by_conditions(
+    conditions: Sequence[StepConditions], rows: Sequence[Tensor], dtype: torch.dtype
+) -> dict[tuple[float, float | None], list[_Entry]]:
+    """Entries by guidance and by the number that a timestep of this dtype would hold."""
+    times = torch.tensor([known.timestep for known in conditions], dtype=torch.float64).to(dtype).tolist()
+    found: dict[tuple[float, float | None], list[_Entry]] = {}
+    for time, known, row in zip(times, conditions, rows, strict=True):
+        found.setdefault((time, known.guidance), []).append(_Entry(known.pooled, row))
+    return found
+
+
+def _matching(entries: Sequence[_Entry], pooled: Tensor | None) -> _Entry | None:
+    """The entry of this very pooled vector, or else of an equal one; comparing values waits for the device."""
+    same = (entry for entry in entries if entry.pooled is pooled)
+    equal = (entry for entry in entries if _equal(entry.pooled, pooled))
+    return next(same, None) or next(equal, None)
+
+
+def _equal(known: Tensor | None, given: Tensor | None) -> bool:
+    if known is None or given is None:
         return known is given
     alike = (known.shape, known.dtype, known.device) == (given.shape, given.dtype, given.device)
     return alike and torch.equal(known, given)

@@ -1,13 +1,10 @@
-"""Latent images as token sequences, and where each token is. Pure functions.
+"""Latent images as token sequences. Pure functions.
 
 Shape letters: b batch, c latent channels, h w latent size, n tokens, q channels of a token (patch_size² · c).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -44,37 +41,3 @@ def unpack_latents(
     (rows, columns), channels = grid, width // patch_size**2
     patches = tokens.view(batch, rows, columns, channels, patch_size, patch_size).permute(0, 3, 1, 4, 2, 5)
     return patches.reshape(batch, channels, rows * patch_size, columns * patch_size)
-
-
-def target_position_ids(
-    grid: tuple[int, int], *, offset: tuple[int, int] = (0, 0), device: torch.device | None = None
-) -> Float[Tensor, "n 3"]:
-    """(0, row, column) of each token, row by row, both counted from ``offset``."""
-    row, column = (
-        torch.arange(size, dtype=torch.float32, device=device) + start for size, start in zip(grid, offset, strict=True)
-    )
-    row, column = torch.meshgrid(row, column, indexing="ij")
-    return torch.stack((torch.zeros_like(row), row, column), dim=-1).reshape(-1, 3)
-
-
-def diagonal_position_ids(
-    target_grid: tuple[int, int],
-    grids: Sequence[tuple[int, int]],
-    *,
-    shift_rows: bool = True,
-    shift_columns: bool = True,
-    device: torch.device | None = None,
-) -> list[Float[Tensor, "n 3"]]:
-    """Position ids of each reference, on the diagonal below the target (UNO, arXiv 2504.02160, section 3.3).
-
-    Reference k (from 0) starts at row H + Σ_{j<k} h_j and column W + Σ_{j<k} w_j, where (H, W) is ``target_grid`` and
-    (h_j, w_j) are the ``grids``, all in tokens: no reference shares a row or a column with the target or another one.
-    An axis that is not shifted starts at 0.
-    """
-    row, column = target_grid
-    ids = []
-    for height, width in grids:
-        offset = (row if shift_rows else 0, column if shift_columns else 0)
-        ids.append(target_position_ids((height, width), offset=offset, device=device))
-        row, column = row + height, column + width
-    return ids

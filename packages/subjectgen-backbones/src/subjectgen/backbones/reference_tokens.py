@@ -1,28 +1,24 @@
-"""Reference latents as extra image tokens after the target, with their own positions (UNO, arXiv 2504.02160)."""
+"""Reference latents as extra image tokens, packed as the target is (UNO, arXiv 2504.02160)."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from subjectgen.backbones.packing import diagonal_position_ids, pack_latents, token_grid
+from subjectgen.backbones.packing import pack_latents, token_grid
 from subjectgen.core import Backbone, ComponentError, Conditioning, Config as BaseConfig, Latents, Streams, TokenGroup
 
 
 class ReferenceTokensInjector(nn.Module):
-    """Packs each reference like the target and appends it to the image stream.
+    """Packs each reference like the target and appends it to the references; where they stand the backbone says.
 
-    References of several branches follow each other: each is shifted past the target and all before it.
+    References of several branches follow each other and are numbered in that order.
     """
 
     class Config(BaseConfig):
-        """Where references stand in position space."""
-
-        offset: Literal["diagonal", "rows", "columns", "none"] = "diagonal"
-        """Axes that are shifted past the target and earlier references: both, one, or none (UNO's d, h, w, o)."""
+        """Nothing to set."""
 
     accepts = Latents
 
@@ -34,7 +30,7 @@ class ReferenceTokensInjector(nn.Module):
         self.patch_size: int = backbone.patch_size
 
     def forward(self, streams: Streams, conditioning: Conditioning | Latents) -> Streams:
-        """The streams with one group of image tokens per reference.
+        """The streams with one group of tokens per reference.
 
         Raises:
             ComponentError: latents of another number of channels, or conditioning tokens.
@@ -42,26 +38,17 @@ class ReferenceTokensInjector(nn.Module):
         """
         if not isinstance(conditioning, Latents):
             raise ComponentError("injector 'reference_tokens' got conditioning tokens; expected latents (use context)")
-        grids = tuple(self._grid(value) for value in conditioning.values)
-        all_grids = (*streams.image_grids, *grids)
-        ids = diagonal_position_ids(
-            streams.target_grid,
-            all_grids,
-            shift_rows=self.config.offset in ("diagonal", "rows"),
-            shift_columns=self.config.offset in ("diagonal", "columns"),
-        )[len(streams.image_grids) :]
-        groups = (self._group(value, i) for value, i in zip(conditioning.values, ids, strict=True))
-        return replace(streams, image=(*streams.image, *groups), image_grids=all_grids)
+        numbered = enumerate(conditioning.values, start=len(streams.references))
+        groups = (self._group(latents, number) for number, latents in numbered)
+        return replace(streams, references=(*streams.references, *groups))
 
-    def _grid(self, latents: Tensor) -> tuple[int, int]:
+    def _group(self, latents: Tensor, number: int) -> TokenGroup:
         if latents.shape[1] != self.width:
             raise ComponentError(
                 f"injector 'reference_tokens' got latents of {latents.shape[1]} channels;"
                 f" the backbone takes {self.width} channels"
             )
-        return token_grid(latents.shape[-2], latents.shape[-1], self.patch_size)
-
-    def _group(self, latents: Tensor, position_ids: Tensor) -> TokenGroup:
+        grid = token_grid(latents.shape[-2], latents.shape[-1], self.patch_size)
         tokens = pack_latents(latents, self.patch_size)
         mask = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
-        return TokenGroup(tokens=tokens, mask=mask, position_ids=position_ids.to(tokens.device))
+        return TokenGroup(tokens=tokens, mask=mask, role="reference", reference=number, grid=grid)

@@ -27,12 +27,12 @@ REFERENCE_GUIDANCE = 1.0
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class CachedStreams(Streams):
-    """Streams that keep the keys and values of their references. They hold while references and weights stay."""
+    """Streams that keep the keys and values of their references. They hold while all they are made of stays."""
 
     keys_values: tuple[KeysValues, ...]
     """One pair per attention, in running order."""
-    computed_from: tuple[TokenGroup, ...]
-    """The references they belong to."""
+    computed_from: Streams
+    """Of its references and target, beside which the references stand."""
     weights: tuple[nn.Parameter, ...]
     """The weights they were computed with."""
     written: int
@@ -40,22 +40,25 @@ class CachedStreams(Streams):
 
     @property
     def valid(self) -> bool:
-        """Whether references and weights are still what they were."""
-        same = len(self.image) == len(self.computed_from) and all(map(_is, self.image, self.computed_from))
-        return same and _written(self.weights) == self.written
+        """Whether references, the target's grid and weights are still what they were."""
+        then = self.computed_from
+        same = len(self.references) == len(then.references) and all(map(_is, self.references, then.references))
+        return same and self.target_grid == then.target_grid and _written(self.weights) == self.written
 
 
 def cached(streams: Streams, keys_values: tuple[KeysValues, ...], weights: tuple[nn.Parameter, ...]) -> CachedStreams:
     """The same streams, with what these weights made of their references."""
     values: dict[str, Any] = {field.name: getattr(streams, field.name) for field in fields(Streams)}
+    made = Streams(target_grid=streams.target_grid, references=streams.references)
     return CachedStreams(
-        **values, keys_values=keys_values, computed_from=streams.image, weights=weights, written=_written(weights)
+        **values, keys_values=keys_values, computed_from=made, weights=weights, written=_written(weights)
     )
 
 
 def same_references(one: Streams, other: Streams) -> bool:
-    """Whether both have equal references: tokens, masks and positions."""
-    return len(one.image) == len(other.image) and all(map(_equal, one.image, other.image))
+    """Whether both have equal references, tokens and masks, at equal positions."""
+    alike = len(one.references) == len(other.references) and one.target_grid == other.target_grid
+    return alike and all(map(_equal, one.references, other.references))
 
 
 def visible_references(mask: Bool[Tensor, "b r"]) -> Bool[Tensor, "b r"]:
@@ -75,5 +78,6 @@ def _is(one: object, other: object) -> bool:
 
 
 def _equal(one: TokenGroup, other: TokenGroup) -> bool:
-    pairs = ((one.tokens, other.tokens), (one.mask, other.mask), (one.position_ids, other.position_ids))
-    return all(a is b or (a.shape == b.shape and a.device == b.device and torch.equal(a, b)) for a, b in pairs)
+    pairs = ((one.tokens, other.tokens), (one.mask, other.mask))
+    same = all(a is b or (a.shape == b.shape and a.device == b.device and torch.equal(a, b)) for a, b in pairs)
+    return same and (one.reference, one.grid) == (other.reference, other.grid)

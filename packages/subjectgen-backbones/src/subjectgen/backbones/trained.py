@@ -8,7 +8,6 @@ from typing import Protocol
 from torch import nn
 
 from subjectgen.backbones.lora import LoRASettings, load_lora, lora_parameters, merge_lora, save_lora
-from subjectgen.backbones.modulation import ModulationTable
 from subjectgen.backbones.site_transformer import FluxTransformer2DModel
 from subjectgen.backbones.transformer import copy_weights, load_transformer
 from subjectgen.core import CheckpointError, ComponentError
@@ -33,7 +32,6 @@ class TrainedWeights(nn.Module):
 
     transformer: FluxTransformer2DModel
     config: _Settings
-    _table: ModulationTable | None
 
     def trainable_parameters(self) -> dict[str, nn.Parameter]:
         """What training changes, by name: the adapter's parameters, all, or none."""
@@ -45,10 +43,9 @@ class TrainedWeights(nn.Module):
         """Write what training changes: ``lora.safetensors``, or the folder ``transformer``, both as diffusers does.
 
         Raises:
-            ComponentError: the adapter was merged, or all weights are asked for inside ``prepare``.
+            ComponentError: the adapter was merged.
         """
         if self.config.full_training:
-            self._refuse_prepared()
             with atomic_folder(Path(folder) / TRANSFORMER_FOLDER) as unfinished:
                 self.transformer.save_pretrained(unfinished, safe_serialization=True)
         elif self.config.lora is not None:
@@ -60,11 +57,10 @@ class TrainedWeights(nn.Module):
 
         Raises:
             CheckpointError: weights that are missing, unreadable, or were made with other settings.
-            ComponentError: the adapter was merged, or all weights are asked for inside ``prepare``.
+            ComponentError: the adapter was merged.
         """
         folder = Path(folder)
         if self.config.full_training:
-            self._refuse_prepared()
             place = str((folder / TRANSFORMER_FOLDER).absolute())
             loaded = load_transformer(place, dtype=self.transformer.x_embedder.weight.dtype)
             copy_weights(loaded, self.transformer, place)
@@ -74,15 +70,11 @@ class TrainedWeights(nn.Module):
         elif (folder / LORA_FILE).exists():
             raise CheckpointError(f"{folder / LORA_FILE}: the backbone has no adapter; set backbone.lora to load it")
 
-    def merge_lora(self) -> None:
+    def merge_adapter(self) -> None:
         """Fold the adapter into the weights for faster sampling; it can no longer be trained or saved."""
         if lora_parameters(self.transformer):
             merge_lora(self.transformer)
 
     def _refuse_merged(self) -> None:
         if not lora_parameters(self.transformer):
-            raise ComponentError("backbone 'flux': the adapter was merged; save or load it before merge_lora()")
-
-    def _refuse_prepared(self) -> None:
-        if self._table is not None:
-            raise ComponentError("backbone 'flux': weights are neither saved nor loaded inside prepare(); leave it")
+            raise ComponentError("backbone 'flux': the adapter was merged; save or load it before merge_adapter()")

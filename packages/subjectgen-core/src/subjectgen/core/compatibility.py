@@ -30,7 +30,10 @@ def mismatch(distribution: Distribution, installed: str | None = None) -> str | 
             continue
         if not requirement.specifier.contains(installed, prereleases=True):
             wanted = _in_order(requirement.specifier)
-            return f"built for {CORE} {wanted}; installed is {installed}: pip install -U {distribution.name}"
+            return (
+                f"built for {CORE} {wanted}; installed is {installed}: pip install -U {distribution.name}"
+                " (what changed: docs/how-to/upgrade.md)"
+            )
     return None
 
 

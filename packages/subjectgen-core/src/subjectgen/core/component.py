@@ -10,7 +10,10 @@ from pydantic import BaseModel, ConfigDict
 
 from subjectgen.core.errors import ComponentError
 
-KINDS = ("encoders", "aggregators", "injectors", "backbones", "schedules", "datasets", "metrics", "finders")
+KINDS = (
+    *("encoders", "autoencoders", "aggregators", "injectors", "backbones"),
+    *("schedules", "datasets", "metrics", "finders"),
+)
 
 
 class Config(BaseModel):
@@ -47,3 +50,18 @@ class Component:
             raise ComponentError(
                 f"component {self.name!r} ({self.target}) failed to import: {type(error).__name__}: {error}{hint}"
             ) from error
+
+    def load_target(self) -> type[Any]:
+        """Import the class, and see that it nests a ``Config``.
+
+        Raises:
+            ComponentError: It cannot be imported, or has no ``Config`` of ours.
+        """
+        target = self.load()
+        config = getattr(target, "Config", None)
+        if not (isinstance(config, type) and issubclass(config, Config)):
+            raise ComponentError(
+                f"component {self.name!r} ({self.target}) has no Config; expected a class that nests "
+                "a Config(subjectgen.core.Config), empty if there is nothing to set"
+            )
+        return target

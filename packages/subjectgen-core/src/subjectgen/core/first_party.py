@@ -6,7 +6,7 @@ from subjectgen.core.component import KINDS
 
 _NAMES = {
     "subjectgen-aggregators": {"aggregators": "last_layer blend_vit mix_vit lap dla"},
-    "subjectgen-encoders": {"encoders": "internvl3 qwen2_5_vl vae flux_text"},
+    "subjectgen-encoders": {"encoders": "internvl3 qwen2_5_vl vae flux_text", "autoencoders": "vae"},
     "subjectgen-backbones": {"backbones": "flux", "injectors": "context reference_tokens"},
     "subjectgen-schedules": {"schedules": "three_stage always_on"},
     "subjectgen-toybox": {"datasets": "toy_pairs held_out_toys toys_together", "metrics": "toy_scores together_scores"},

@@ -23,6 +23,11 @@ def subjectgen_encoders() -> Iterable[Component]:  # type: ignore[empty-body]
 
 
 @hookspec
+def subjectgen_autoencoders() -> Iterable[Component]:  # type: ignore[empty-body]
+    """Images <-> latents."""
+
+
+@hookspec
 def subjectgen_aggregators() -> Iterable[Component]:  # type: ignore[empty-body]
     """Hidden states of all layers -> conditioning tokens."""
 
@@ -49,7 +54,7 @@ def subjectgen_datasets() -> Iterable[Component]:  # type: ignore[empty-body]
 
 @hookspec
 def subjectgen_metrics() -> Iterable[Component]:  # type: ignore[empty-body]
-    """Scores over generated images."""
+    """Numbers for each generated image, or for a whole set."""
 
 
 @hookspec

@@ -20,8 +20,16 @@ import pytest
 
 if TYPE_CHECKING:
     from subjectgen.testing.aggregator import AggregatorContract as AggregatorContract
+    from subjectgen.testing.autoencoder import AutoencoderContract as AutoencoderContract
     from subjectgen.testing.backbone import BackboneContract as BackboneContract
     from subjectgen.testing.base import Contract as Contract
+    from subjectgen.testing.capabilities import (
+        CachesReferencesContract as CachesReferencesContract,
+        CheckpointsContract as CheckpointsContract,
+        MergesContract as MergesContract,
+        PreparesContract as PreparesContract,
+        TrainableContract as TrainableContract,
+    )
     from subjectgen.testing.dataset import DatasetContract as DatasetContract
     from subjectgen.testing.encoder import EncoderContract as EncoderContract
     from subjectgen.testing.finder import FinderContract as FinderContract
@@ -33,15 +41,21 @@ if TYPE_CHECKING:
 
 _LAZY = {
     "AggregatorContract": "aggregator",
+    "AutoencoderContract": "autoencoder",
     "BackboneContract": "backbone",
+    "CachesReferencesContract": "capabilities",
+    "CheckpointsContract": "capabilities",
     "Contract": "base",
     "DatasetContract": "dataset",
     "EncoderContract": "encoder",
     "FinderContract": "finder",
     "InjectorContract": "injector",
+    "MergesContract": "capabilities",
     "MetricContract": "metric",
     "PluginContract": "plugin",
+    "PreparesContract": "capabilities",
     "ScheduleContract": "schedule",
+    "TrainableContract": "capabilities",
     "features_strategy": "strategies",
 }
 

@@ -1,4 +1,4 @@
-"""What every backbone promises."""
+"""What every backbone promises; what its capabilities promise is in :mod:`subjectgen.testing.capabilities`."""
 
 from __future__ import annotations
 
@@ -6,22 +6,26 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from subjectgen.core import AttentionLayout, Backbone, Streams, TokenGroup
+from subjectgen.core import AttentionLayout, Backbone, Streams, SubjectgenError, TokenGroup
 from subjectgen.testing.base import Contract
 
 GRIDS = st.tuples(st.integers(1, 3), st.integers(1, 3))
 
 
-def token_group(tokens: Float[Tensor, "b l d"], position_ids: Float[Tensor, "l 3"] | None = None) -> TokenGroup:
-    """Tokens that all count, by default all at position 0."""
-    batch, length, _ = tokens.shape
-    ids = torch.zeros(length, 3) if position_ids is None else position_ids
-    return TokenGroup(tokens=tokens, mask=torch.ones(batch, length, dtype=torch.bool), position_ids=ids)
+def token_group(tokens: Float[Tensor, "b l d"]) -> TokenGroup:
+    """Context tokens that all count."""
+    return TokenGroup(tokens=tokens, mask=torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device))
+
+
+def reference_group(tokens: Float[Tensor, "b l q"], number: int, grid: tuple[int, int]) -> TokenGroup:
+    """Tokens of one reference, which all count."""
+    return replace(token_group(tokens), role="reference", reference=number, grid=grid)
 
 
 def make_streams(
@@ -42,33 +46,36 @@ def make_streams(
         grid: tokens of the target, rows and columns.
         context: number of context tokens.
         references: tokens of each reference, rows and columns.
-        pooled: whether a pooled vector is given.
+        pooled: whether a pooled vector is given; never to a backbone without that input.
         seed: of all values.
     """
     generator = torch.Generator().manual_seed(seed)
     width = backbone.latent_channels * backbone.patch_size**2
-    images = []
-    for rows, columns in references:
-        ids = torch.cartesian_prod(torch.zeros(1), torch.arange(rows) + 10.0, torch.arange(columns) + 10.0)
-        images.append(token_group(torch.randn(batch, rows * columns, width, generator=generator), ids))
-    return Streams(
-        target_grid=grid,
-        context=(token_group(torch.randn(batch, context, backbone.context_width, generator=generator)),),
-        image=tuple(images),
-        image_grids=tuple(references),
-        pooled=torch.randn(batch, backbone.pooled_width, generator=generator) if pooled else None,
-    )
+    groups = [
+        reference_group(torch.randn(batch, rows * columns, width, generator=generator), number, (rows, columns))
+        for number, (rows, columns) in enumerate(references)
+    ]
+    tokens = torch.randn(batch, context, backbone.context_width, generator=generator)
+    width = backbone.pooled_width or 0
+    vector = torch.randn(batch, width, generator=generator) if pooled and width else None
+    return Streams(target_grid=grid, context=(token_group(tokens),), references=tuple(groups), pooled=vector)
+
+
+def make_latents(
+    backbone: Backbone, grid: tuple[int, int], *, batch: int = 2, seed: int = 1
+) -> Float[Tensor, "b c h w"]:
+    """Random latents for a target of this many rows and columns of tokens; the same for the same seed."""
+    rows, columns = (size * backbone.patch_size for size in grid)
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(batch, backbone.latent_channels, rows, columns, generator=generator)
 
 
 def velocity(
     backbone: Backbone, streams: Streams, *, batch: int = 2, timestep: float = 0.7, seed: int = 1, **changes: Any
 ) -> Float[Tensor, "b c h w"]:
-    """The backbone's answer for random latents; the same latents for the same seed."""
-    rows, columns = (size * backbone.patch_size for size in streams.target_grid)
-    generator = torch.Generator().manual_seed(seed)
-    latents = torch.randn(batch, backbone.latent_channels, rows, columns, generator=generator)
-    guidance = 1.0 if backbone.guidance_embedded else None
-    arguments = {"guidance": guidance, **changes}
+    """The backbone's answer for :func:`make_latents`."""
+    latents = make_latents(backbone, streams.target_grid, batch=batch, seed=seed)
+    arguments = {"guidance": 1.0 if backbone.guidance_embedded else None, **changes}
     return backbone(latents, torch.full((batch,), timestep), streams, **arguments)
 
 
@@ -92,7 +99,7 @@ def row(streams: Streams, index: int) -> Streams:
     return replace(
         streams,
         context=tuple(map(cut, streams.context)),
-        image=tuple(map(cut, streams.image)),
+        references=tuple(map(cut, streams.references)),
         pooled=None if streams.pooled is None else streams.pooled[index : index + 1],
     )
 
@@ -102,22 +109,36 @@ def masked(group: TokenGroup, *, value: float = 0.0) -> TokenGroup:
     return replace(group, tokens=group.tokens + value, mask=torch.zeros_like(group.mask))
 
 
+def module_of(backbone: Backbone) -> nn.Module:
+    """The backbone as the module that it also is."""
+    assert isinstance(backbone, nn.Module)
+    return backbone
+
+
 def assert_same(actual: Tensor, expected: Tensor) -> None:
     """Equal up to the rounding of another order of summation."""
     torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
 
 
 class BackboneContract(Contract):
-    """Laws of a backbone.
+    """Laws of a backbone, of any family: nothing is said of positions, of the order of tokens or of a pooled vector.
 
-    Give a fixture ``backbone``: small, float32, on the CPU.
+    Give a fixture ``backbone``: small, float32, on the CPU. Set ``takes_references = False`` if it has no way to read
+    reference tokens; it must then refuse them.
     """
+
+    takes_references = True
+
+    def streams(self, backbone: Backbone, **changes: Any) -> Streams:
+        """:func:`make_streams`, with references where the backbone takes them."""
+        return make_streams(backbone, **({} if self.takes_references else {"references": ()}) | changes)
 
     def test_is_a_backbone(self, backbone: Backbone) -> None:
         """It is a module with every member of the protocol, and its widths make sense."""
         assert isinstance(backbone, nn.Module)
         assert isinstance(backbone, Backbone)
-        assert min(backbone.context_width, backbone.pooled_width, backbone.latent_channels, backbone.patch_size) >= 1
+        assert min(backbone.context_width, backbone.latent_channels, backbone.patch_size) >= 1
+        assert backbone.pooled_width is None or backbone.pooled_width >= 1
 
     def test_velocity_has_the_shape_of_the_latents(self, backbone: Backbone) -> None:
         """For any batch, target, context and references, none included."""
@@ -127,7 +148,7 @@ class BackboneContract(Contract):
             batch=st.integers(1, 3),
             grid=GRIDS,
             context=st.integers(0, 4),
-            references=st.lists(GRIDS, max_size=2),
+            references=st.lists(GRIDS, max_size=2 if self.takes_references else 0),
             pooled=st.booleans(),
             timestep=st.floats(0, 1),
         )
@@ -135,8 +156,7 @@ class BackboneContract(Contract):
             streams = make_streams(backbone, batch=batch, **layout)
             with torch.no_grad():
                 result = velocity(backbone, streams, batch=batch, timestep=timestep)
-            rows, columns = (size * backbone.patch_size for size in streams.target_grid)
-            assert result.shape == (batch, backbone.latent_channels, rows, columns)
+            assert result.shape == make_latents(backbone, streams.target_grid, batch=batch).shape
             assert result.dtype == torch.float32
             assert result.isfinite().all()
 
@@ -144,19 +164,17 @@ class BackboneContract(Contract):
 
     def test_a_dropped_branch_equals_an_absent_one(self, backbone: Backbone) -> None:
         """Masking all tokens of a group, whatever they hold, is leaving the group out; an empty group is none."""
-        streams = make_streams(backbone)
-        context, image = streams.context[0], streams.image[0]
+        streams = self.streams(backbone)
+        (context,), references = streams.context, streams.references
+        hidden = tuple(masked(group, value=50.0) for group in references)
         nothing = token_group(context.tokens[:, :0])
         pairs = [
             (replace(streams, context=()), replace(streams, context=(masked(context, value=50.0),))),
             (replace(streams, context=()), replace(streams, context=(nothing,))),
+            (replace(streams, references=()), replace(streams, references=hidden)),
             (
-                replace(streams, image=(), image_grids=()),
-                replace(streams, image=(masked(image, value=50.0),)),
-            ),
-            (
-                replace(streams, context=(), image=(), image_grids=()),
-                replace(streams, context=(masked(context),), image=(masked(image),)),
+                replace(streams, context=(), references=()),
+                replace(streams, context=(masked(context),), references=hidden),
             ),
         ]
         with torch.no_grad():
@@ -164,27 +182,21 @@ class BackboneContract(Contract):
                 assert_same(velocity(backbone, dropped), velocity(backbone, absent))
 
     def test_padding_never_matters(self, backbone: Backbone) -> None:
-        """A masked token among others may hold anything; each row has its own mask."""
-        streams = make_streams(backbone)
-        group = streams.context[0]
-        mask = group.mask.clone()
-        mask[0, -1] = mask[1, 0] = False
-        padded = replace(group, mask=mask)
-        disturbed = replace(padded, tokens=torch.where(mask[..., None], group.tokens, group.tokens + 50.0))
+        """A masked token among others may hold anything, of context and of references; each row has its own mask."""
+        streams = self.streams(backbone)
+        padded, disturbed = streams, streams
+        for name in ("context", "references"):
+            groups = getattr(streams, name)
+            hidden = [replace(group, mask=_without_ends(group.mask)) for group in groups]
+            padded = replace(padded, **{name: tuple(hidden)})
+            disturbed = replace(disturbed, **{name: tuple(map(_disturbed, hidden))})
         with torch.no_grad():
-            before = velocity(backbone, replace(streams, context=(padded,)))
-            after = velocity(backbone, replace(streams, context=(disturbed,)))
-        assert_same(after, before)
+            assert_same(velocity(backbone, disturbed), velocity(backbone, padded))
 
     def test_rows_are_independent(self, backbone: Backbone) -> None:
         """A row of a batch gets what it would get alone."""
-        streams = make_streams(backbone)
-        latents = torch.randn(
-            2,
-            backbone.latent_channels,
-            *(size * backbone.patch_size for size in streams.target_grid),
-            generator=torch.Generator().manual_seed(1),
-        )
+        streams = self.streams(backbone)
+        latents = make_latents(backbone, streams.target_grid)
         timestep = torch.tensor([0.9, 0.2])
         guidance = 1.0 if backbone.guidance_embedded else None
         with torch.no_grad():
@@ -195,11 +207,11 @@ class BackboneContract(Contract):
                 assert_same(together[one], alone)
 
     def test_conditioning_is_used(self, backbone: Backbone) -> None:
-        """The velocity depends on context, references and the pooled vector, of every row."""
-        wake(_module(backbone))
-        streams = make_streams(backbone)
-        assert streams.pooled is not None
-        inputs = [streams.context[0].tokens, streams.image[0].tokens, streams.pooled]
+        """The velocity depends on context, references and the pooled vector where there is one, of every row."""
+        wake(module_of(backbone))
+        streams = self.streams(backbone)
+        inputs = [group.tokens for group in (*streams.context, *streams.references)]
+        inputs += [] if streams.pooled is None else [streams.pooled]
         for tensor in inputs:
             tensor.requires_grad_(True)
         torch.autograd.backward(velocity(backbone, streams).square().sum())
@@ -208,20 +220,21 @@ class BackboneContract(Contract):
             assert tensor.grad.isfinite().all()
             assert tensor.grad.flatten(1).any(dim=1).all()
 
-    def test_positions_of_references_are_used(self, backbone: Backbone) -> None:
-        """The same reference elsewhere in position space gives another velocity."""
-        wake(_module(backbone))
-        streams = make_streams(backbone)
-        (group,) = streams.image
-        moved = replace(group, position_ids=group.position_ids + torch.tensor([0.0, 3.0, 5.0]))
-        with torch.no_grad():
-            before, after = velocity(backbone, streams), velocity(backbone, replace(streams, image=(moved,)))
-        assert not torch.equal(before, after)
+    def test_references_are_pictures_or_refused(self, backbone: Backbone) -> None:
+        """The same tokens as rows and as columns are two pictures. What is not taken is refused, never left out."""
+        wake(module_of(backbone))
+        flat, upright = (make_streams(backbone, references=(grid,)) for grid in ((1, 4), (4, 1)))
+        if self.takes_references:
+            with torch.no_grad():
+                assert not torch.equal(velocity(backbone, flat), velocity(backbone, upright))
+        else:
+            with pytest.raises(SubjectgenError, match="reference"):
+                velocity(backbone, flat)
 
     def test_timestep_and_guidance_are_used(self, backbone: Backbone) -> None:
         """The velocity depends on t, and on guidance where the backbone has that input."""
-        wake(_module(backbone))
-        streams = make_streams(backbone)
+        wake(module_of(backbone))
+        streams = self.streams(backbone)
         with torch.no_grad():
             now = velocity(backbone, streams, timestep=0.9)
             assert not torch.equal(now, velocity(backbone, streams, timestep=0.1))
@@ -230,15 +243,16 @@ class BackboneContract(Contract):
 
     def test_additions_run_in_every_attention(self, backbone: Backbone) -> None:
         """Once per site, in order, with queries and outputs of all tokens; what is added there is used."""
-        wake(_module(backbone))
-        streams = make_streams(backbone)
+        wake(module_of(backbone))
+        streams = self.streams(backbone)
         seen: list[int] = []
 
         def addition(site: int, query: Tensor, output: Tensor, layout: AttentionLayout) -> Tensor:
-            length = layout.references.stop
-            expected = (2, length, backbone.attention_sites[site].heads, backbone.attention_sites[site].head_width)
-            assert query.shape == output.shape == expected
-            assert layout.target.stop - layout.target.start == streams.target_grid[0] * streams.target_grid[1]
+            where = backbone.attention_sites[site]
+            parts = [range(part.start, part.stop) for part in (layout.context, layout.target, layout.references)]
+            assert sorted(token for part in parts for token in part) == list(range(query.shape[1]))
+            assert query.shape == output.shape == (2, query.shape[1], where.heads, where.head_width)
+            assert len(parts[1]) == streams.target_grid[0] * streams.target_grid[1]
             seen.append(site)
             return output + scale * query
 
@@ -253,16 +267,22 @@ class BackboneContract(Contract):
 
     def test_evaluation_is_repeatable(self, backbone: Backbone) -> None:
         """The same question twice gives the same answer, and asking changes no input."""
-        _module(backbone).eval()
-        streams = make_streams(backbone)
+        module_of(backbone).eval()
+        streams, untouched = self.streams(backbone), self.streams(backbone)
         with torch.no_grad():
             first, second = velocity(backbone, streams), velocity(backbone, streams)
         assert torch.equal(first, second)
-        untouched = make_streams(backbone)
-        assert torch.equal(streams.context[0].tokens, untouched.context[0].tokens)
-        assert torch.equal(streams.image[0].tokens, untouched.image[0].tokens)
+        for name in ("context", "references"):
+            for group, before in zip(getattr(streams, name), getattr(untouched, name), strict=True):
+                assert torch.equal(group.tokens, before.tokens)
 
 
-def _module(backbone: Backbone) -> nn.Module:
-    assert isinstance(backbone, nn.Module)
-    return backbone
+def _without_ends(mask: Tensor) -> Tensor:
+    """The first row without its last token, the second without its first."""
+    mask = mask.clone()
+    mask[0, -1] = mask[1, 0] = False
+    return mask
+
+
+def _disturbed(group: TokenGroup) -> TokenGroup:
+    return replace(group, tokens=torch.where(group.mask[..., None], group.tokens, group.tokens + 50.0))

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
 import torch
+from hypothesis import given, settings, strategies as st
 from torch import Tensor, nn
 
-from subjectgen.core import Backbone, Conditioning, Injector, Latents, Streams, SubjectgenError
+from subjectgen.core import (
+    AttentionAddition,
+    AttentionLayout,
+    Backbone,
+    Conditioning,
+    Injector,
+    Latents,
+    Streams,
+    SubjectgenError,
+)
 from subjectgen.testing.backbone import assert_same, make_streams, velocity, wake
 from subjectgen.testing.base import Contract
 
@@ -49,17 +60,22 @@ class InjectorContract(Contract):
         assert injector.accepts in (Conditioning, Latents)
 
     def test_streams_only_grow(self, injector: Injector, backbone: Backbone) -> None:
-        """What was there stays, in its order, and the given streams are not changed."""
+        """What was there stays, in its order, new groups say what they are, and the given streams are not changed."""
         before = make_streams(backbone)
-        groups = before.context, before.image, before.image_grids
+        groups = before.context, before.references
         after = injector(before, self.make_conditioning(injector, backbone))
-        assert (before.context, before.image, before.image_grids) == groups
+        assert (before.context, before.references) == groups
         assert after.target_grid == before.target_grid
         assert after.context[: len(before.context)] == before.context
-        assert after.image[: len(before.image)] == before.image
-        assert after.image_grids[: len(before.image_grids)] == before.image_grids
+        assert after.references[: len(before.references)] == before.references
         assert after.pooled is before.pooled
         assert after.attention[: len(before.attention)] == before.attention
+        assert all(group.role == "context" for group in after.context)
+        assert [group.reference for group in after.references] == list(range(len(after.references)))
+        for group in after.references:
+            assert group.role == "reference"
+            assert group.grid is not None
+            assert group.grid[0] * group.grid[1] == group.tokens.shape[1]
 
     def test_the_backbone_takes_the_result(self, injector: Injector, backbone: Backbone) -> None:
         """Alone, and after other conditioning, with a velocity of the usual shape."""
@@ -111,6 +127,30 @@ class InjectorContract(Contract):
             before, after = (velocity(backbone, injector(make_streams(backbone), c)) for c in (padded, disturbed))
         assert_same(after, before)
 
+    def test_the_order_of_the_sequence_does_not_matter(self, injector: Injector, backbone: Backbone) -> None:
+        """What is added in attentions follows the layout: a family may have its target first, or its text last."""
+        _wake_both(injector, backbone)
+        streams = make_streams(backbone)
+        additions = injector(streams, self.make_conditioning(injector, backbone)).attention
+        target = streams.target_grid[0] * streams.target_grid[1]
+
+        @settings(deadline=None, max_examples=20)
+        @given(
+            order=st.permutations([0, 1, 2]),
+            sizes=st.tuples(st.integers(0, 3), st.just(target), st.integers(0, 3)),
+            gradients=st.booleans(),
+        )
+        def law(order: list[int], sizes: tuple[int, int, int], gradients: bool) -> None:
+            for site, where in enumerate(backbone.attention_sites if additions else ()):
+                generator = torch.Generator().manual_seed(site)
+                shape = (2, sum(sizes), where.heads, where.head_width)
+                query, output = (torch.randn(shape, generator=generator) for _ in range(2))
+                with torch.set_grad_enabled(gradients):
+                    expected = _added(additions, site, query, output, sizes, [0, 1, 2])
+                    assert_same(_added(additions, site, query, output, sizes, order), expected)
+
+        law()
+
     def test_a_wrong_width_is_refused(self, injector: Injector, backbone: Backbone) -> None:
         """With an error of ours that a user can read, not deep inside the backbone."""
         wrong = self.make_conditioning(injector, backbone, extra_width=1)
@@ -140,3 +180,24 @@ def _wake_both(injector: Injector, backbone: Backbone) -> None:
     for module in (injector, backbone):
         assert isinstance(module, nn.Module)
         wake(module)
+
+
+def _added(
+    additions: Sequence[AttentionAddition],
+    site: int,
+    query: Tensor,
+    output: Tensor,
+    sizes: tuple[int, int, int],
+    order: list[int],
+) -> Tensor:
+    """What additions make of a sequence whose parts (context, target, references) stand in this order; put back."""
+    parts = torch.arange(sum(sizes)).split(sizes)
+    index = torch.cat([parts[number] for number in order])
+    starts = {number: sum(sizes[other] for other in order[:place]) for place, number in enumerate(order)}
+    context, target, references = (slice(starts[number], starts[number] + sizes[number]) for number in range(3))
+    found = output[:, index].clone()
+    for addition in additions:
+        found = addition(
+            site, query[:, index], found, AttentionLayout(context=context, target=target, references=references)
+        )
+    return found[:, index.argsort()].detach()

@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeAlias
 from pydantic import field_validator
 from transformers import AutoTokenizer
 
-from subjectgen.core import CheckpointError, Config, nearest
+from subjectgen.core import ChangesNothing, CheckpointError, Config, nearest
 from subjectgen.core.weights import Checkpoint, load_processor, load_transformers
 
 AttentionImplementation: TypeAlias = Literal["eager", "sdpa", "flash_attention_2"]
@@ -19,11 +19,11 @@ TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "merges.txt", "spiece.model")
 class CheckpointConfig(Config):
     """Where weights come from; base of the encoders' configs."""
 
-    checkpoint: str
+    checkpoint: ChangesNothing[str]
     """A local folder, ``package:module/path`` for weights shipped in a package, or a Hugging Face hub id."""
-    revision: str | None = None
+    revision: ChangesNothing[str | None] = None
     """Branch, tag or commit of a hub id; ``None`` is its main branch."""
-    local_files_only: bool = False
+    local_files_only: ChangesNothing[bool] = False
     """Never reach for the network: a hub id must already be in the cache."""
 
     @field_validator("checkpoint")
@@ -61,7 +61,7 @@ def load_model(
     if (checkpoint.json("config.json") or {}).get("model_type") == "internvl_chat":
         raise CheckpointError(f"{checkpoint} is in its authors' own format; use the converted '-hf' checkpoint")
     given = {"attn_implementation": attention, "device_map": device_map}
-    options = {name: value for name, value in given.items() if value}
+    options: dict[str, Any] = {name: value for name, value in given.items() if value}
     model = load_transformers(model_class, checkpoint, model_types=model_types, dtype=dtype, **options)
     parts = {name for name, _ in model.named_modules()}
     for name in device_map if isinstance(device_map, dict) else ():  # transformers ignores one that the model lacks

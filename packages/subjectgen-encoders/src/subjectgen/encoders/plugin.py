@@ -5,6 +5,13 @@ from __future__ import annotations
 from subjectgen.core import Component, hookimpl
 
 SIZES = "package:subjectgen.encoders/sizes"
+VAE = Component(
+    name="vae",
+    target="subjectgen.encoders.vae:VAE",
+    sizes=SIZES,
+    summary="AutoencoderKL: references as latents, images to latents and back",
+)
+"""One class, two kinds: where an experiment gives both the same options, it is built once."""
 
 
 @hookimpl
@@ -23,12 +30,7 @@ def subjectgen_encoders() -> list[Component]:
             sizes=SIZES,
             summary="Qwen2.5-VL: all hidden states of prompt and references, native aspect ratio",
         ),
-        Component(
-            name="vae",
-            target="subjectgen.encoders.vae:VAE",
-            sizes=SIZES,
-            summary="AutoencoderKL: references as latents, latents back to images",
-        ),
+        VAE,
         Component(
             name="flux_text",
             target="subjectgen.encoders.flux_text:FluxText",
@@ -36,3 +38,9 @@ def subjectgen_encoders() -> list[Component]:
             summary="FLUX's own text path: T5 tokens and CLIP's pooled vector",
         ),
     ]
+
+
+@hookimpl
+def subjectgen_autoencoders() -> list[Component]:
+    """Autoencoders of this distribution."""
+    return [VAE]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,36 +9,38 @@ import torch
 from pydantic import BaseModel
 
 from subjectgen.backbones.single_file import architecture
-from subjectgen.core import CheckpointError, Config, SubjectgenError
-from subjectgen.core.plugins import Plugins
-from subjectgen.runner.assemble import System
-from subjectgen.runner.experiment import Experiment
+from subjectgen.core import CheckpointError, Config, Part, SubjectgenError
 from subjectgen.runner.planning.shipped import Shipped, is_local
 from subjectgen.runner.planning.stand_ins import StandIns
+from subjectgen.runner.system.build import build_system
+from subjectgen.runner.system.experiment import Experiment
+from subjectgen.runner.system.system import System
+
+WEIGHTY = ("encoders", "autoencoders", "backbones")
+"""Kinds that have weights of their own."""
 
 
-class Blueprint(System):
+def build_blueprint(experiment: Experiment) -> System:
     """All parts of an experiment on torch's ``meta`` device, whatever checkpoints it names.
 
-    A component with weights of its own is made by the first way that it offers:
-        its classmethod ``planned(config, sources)``; a config with ``checkpoint`` and ``architecture``, whose sizes
-        are then read from ``config.json``; or as always, where its weights are on this machine.
+    A component with weights of its own is made by the first way that it offers: its classmethod
+    ``planned(config, sources)``; a config with ``checkpoint`` and ``architecture``, whose sizes are then read from
+    ``config.json``; or as always, where its weights are on this machine.
 
     Raises:
         CheckpointError: A hub id whose sizes are not known without a download.
     """
+    shipped = Shipped(experiment.plugins)
 
-    def __init__(self, experiment: Experiment, plugins: Plugins) -> None:
-        super().__init__(experiment, plugins, device="meta")
-
-    def _build(self, kind: str, spec: Mapping[str, Any], where: str, **runtime: Any) -> Any:
-        if kind not in ("encoders", "backbones"):
-            return super()._build(kind, spec, where, **runtime)
-        target, config = self.plugins.configure(kind, spec, where=where, **self.experiment.place())
+    def make(part: Part, **runtime: Any) -> Any:
+        if part.kind not in WEIGHTY:
+            return part.build(**runtime)
         try:
-            return _without_weights(target, config, Shipped(self.plugins))
+            return _without_weights(part.target, part.config, shipped)
         except SubjectgenError as error:
-            raise self.experiment.loaded.error(where, str(error)) from error
+            raise experiment.loaded.error(part.where, str(error)) from error
+
+    return build_system(experiment, device="meta", make=make)
 
 
 def _without_weights(target: Any, config: Config, shipped: Shipped) -> Any:
