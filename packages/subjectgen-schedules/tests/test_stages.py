@@ -38,8 +38,11 @@ def test_stages_of_ones_own():
 ALL = dict.fromkeys(BRANCHES, EVERYTHING)
 WRONG = {
     "different names": [Stage(name="a", until=0.5, sees=ALL), Stage(name="a", sees=ALL)],
-    "boundaries that fall": [Stage(name="a", until=0.2, sees=ALL), Stage(name="b", until=0.5, sees=ALL)]
-    + [Stage(name="c", sees=ALL)],
+    "boundaries that fall": [
+        Stage(name="a", until=0.2, sees=ALL),
+        Stage(name="b", until=0.5, sees=ALL),
+        Stage(name="c", sees=ALL),
+    ],
     "reaches t = 0": [Stage(name="a", until=0.5, sees=ALL)],
     "expected all of layout, detail": [Stage(name="a", sees={"layout": EVERYTHING})],
 }

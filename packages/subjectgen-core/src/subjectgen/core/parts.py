@@ -50,6 +50,14 @@ class Encoder(Protocol):
 
 
 @runtime_checkable
+class ReadsSubjectMasks(Protocol):
+    """An encoder that heeds ``Reference.subject_mask``: without one in an experiment, masks are refused."""
+
+    reads_subject_masks: bool
+    """True."""
+
+
+@runtime_checkable
 class ShowsInputs(Protocol):
     """An encoder that shows what its model gets: what must be equal for its answers to be equal."""
 

@@ -9,13 +9,14 @@ from collections.abc import Mapping
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
-from subjectgen.core import part as parts  # as a module: each of the two may be imported first
 from subjectgen.core.compatibility import mismatch
 from subjectgen.core.component import KINDS
 from subjectgen.core.errors import ComponentError, ConfigError, SubjectgenError, nearest
 from subjectgen.core.guard import guarded, in_one_line
+from subjectgen.core.offer import Offer
+from subjectgen.core.part import Part
 from subjectgen.core.plugins.answers import Missing
-from subjectgen.core.plugins.records import ALLOW, DISABLE, GROUP, Broken, Offer, Plugin, listed, normal
+from subjectgen.core.plugins.records import ALLOW, DISABLE, GROUP, Broken, Plugin, listed, normal
 from subjectgen.core.plugins.registry import Registry
 from subjectgen.core.validation import join, locate, shown, validate
 
@@ -144,7 +145,7 @@ class Plugins:
         where: str = "",
         file: str | None = None,
         lines: Mapping[str, str] | None = None,
-    ) -> parts.Part:
+    ) -> Part:
         """Import the class that ``spec["name"]`` names and validate the other keys as its ``Config``.
 
         Args:
@@ -170,7 +171,7 @@ class Plugins:
         place = locate(where, file, lines)
         with guarded(place, str(offer), "check its options", validating=True):
             config = validate(target.Config, options, file=file, where=where, lines=lines)
-        return parts.Part(kind=kind, offer=offer, target=target, config=config, where=where, place=place)
+        return Part(kind=kind, offer=offer, target=target, config=config, where=where, place=place)
 
     def build(
         self,
