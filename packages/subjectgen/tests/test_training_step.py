@@ -6,12 +6,12 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 
-from subjectgen.core import Reference, Sample
+from subjectgen.core import Reference, Sample, Streams
 from subjectgen.runner.system.build import build_system
 from subjectgen.runner.system.settings import PhaseSettings
 from subjectgen.runner.training.draws import draw_batch
 from subjectgen.runner.training.phases import phase_schedule
-from subjectgen.runner.training.step import batch_groups, optimizer_step
+from subjectgen.runner.training.step import batch_groups, flow_matching_loss, optimizer_step
 
 PHASES = [PhaseSettings(steps=1), PhaseSettings(steps=1, stage_masks=True)]
 PHASES += [PhaseSettings(steps=1, branches=(name,)) for name in ("words", "pictures")]
@@ -42,6 +42,17 @@ def batch_of(tiny, system, schedule, rows, seed):
     samples = [sample_of(row, number) for number, row in enumerate(rows)]
     data = [tiny.latents_of(sample.target[None])[0] for sample in samples]
     return draw_batch(system, schedule, samples, data, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("t", [0.9, 0.25])
+def test_the_loss_is_of_noise_minus_data(tiny, system, t: float) -> None:
+    """Mean of (v(x_t) - (noise - data))^2 with x_t = (1 - t) data + t noise, as UNO trains (arXiv 2504.02160)."""
+    data, noise = torch.randn(2, 3, 4, 4), torch.randn(2, 3, 4, 4)
+    times, streams = torch.full((2,), t), Streams(target_grid=(4, 4))
+    velocity = system.backbone((1 - t) * data + t * noise, times, streams, guidance=4.0)
+    error = velocity - noise + data
+    losses = flow_matching_loss(system.backbone, data, noise, times, streams, guidance=4.0)
+    torch.testing.assert_close(losses, error.square().mean(dim=(1, 2, 3)))
 
 
 def clipped(gradients: list[torch.Tensor], largest: float) -> list[torch.Tensor]:

@@ -165,6 +165,7 @@ class Trainer:
             self._progress.doing(f"step {self.step + 1}: {done} of {of} samples read")
 
         samples = phase.data.samples(indices, tell)
+        self._progress.doing(f"step {self.step + 1}")
         latents = phase.data.latents(indices, samples, generator=self._generator)
         return draw_batch(self.system, phase.schedule, samples, latents, generator=self._generator)
 
