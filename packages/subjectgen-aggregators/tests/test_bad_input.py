@@ -25,14 +25,9 @@ def test_heads_that_do_not_divide_list_those_that_do():
         DualLayerAggregator(DualLayerAggregator.Config(heads=5), **RUNTIME)
 
 
-def test_factored_form_with_feed_forward_says_which_form_fits():
-    with pytest.raises(ValidationError, match="set form: plain"):
-        DualLayerAggregator.Config(feed_forward=True)
-
-
 @pytest.mark.parametrize(
     "options",
-    [{"blocks": 3}, {"refiner": -1}, {"inner_dim": 0}, {"form": "fast"}, {"pooled": "max"}, {"layer": "0-3"}],
+    [{"blocks": 3}, {"refiner": -1}, {"inner_dim": 0}, {"pooled": "max"}, {"layer": "0-3"}],
     ids=str,
 )
 def test_options_out_of_range_are_refused(options):

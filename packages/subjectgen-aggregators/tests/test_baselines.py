@@ -97,6 +97,17 @@ def test_random_blend_draws_one_ratio_per_sample_in_training():
     assert not torch.equal(ratios, again)
 
 
+def test_random_blend_draws_from_its_own_generator_and_nothing_at_inference():
+    aggregator, features = build(BlendVit, blend="random"), make_features([[0, 0]], width=8, depth=4)
+    everywhere, own = torch.get_rng_state(), aggregator.generator.get_state()
+    aggregator(features)
+    assert torch.equal(aggregator.generator.get_state(), own)
+    first = aggregator.train()(features).tokens
+    aggregator.generator.set_state(own)
+    assert torch.equal(aggregator(features).tokens, first)
+    assert torch.equal(torch.get_rng_state(), everywhere)
+
+
 @pytest.mark.parametrize(("blend", "trained"), [("learned", True), ("fixed", False), ("random", False)])
 def test_only_a_learned_ratio_is_a_parameter(blend, trained):
     aggregator = build(BlendVit, blend=blend)

@@ -13,13 +13,13 @@ from subjectgen.aggregators.last_layer import LastLayer
 from subjectgen.aggregators.mix_vit import MixVit
 from subjectgen.testing import AggregatorContract
 
-PLAIN_OPTIONS = [{}, {"pooled": "none", "hidden": 3}, {"pooled": "constant"}, {"pooled": "clip"}]
+PLAIN_OPTIONS = [{"pooled": option} for option in ("mean", "mean_aggregated", "constant", "clip", "none")]
 BLEND_OPTIONS = [{"blend": "fixed", "ratio": 0.3}, {"blend": "random"}, {"blend": "learned"}]
 LAYERWISE_OPTIONS = [
     {},
-    {"form": "plain", "feed_forward": True, "blocks": 2, "qk_norm": True, "heads": 4},
+    {"feed_forward": True, "blocks": 2, "qk_norm": True, "heads": 4},
     {"blocks": 2, "qk_norm": True, "layer_embedding": True, "residual": True, "heads": 2},
-    {"inner_dim": 8, "refiner": 2, "heads": 2, "residual": True, "layer_embedding": True},
+    {"inner_dim": 8, "refiner": 2, "heads": 2, "residual": True, "pooled": "mean_aggregated"},
     {"layers": {"text": "late", "image": "0-2"}, "residual": True, "gradient_checkpointing": True},
     {"zero_out": {"text": "0-1", "image": "all"}, "residual": True, "pooled": "clip"},
     {"zero_out": {"text": "0-1", "image": "all"}, "zero_out_mode": "weights", "pooled": "constant"},
@@ -53,7 +53,7 @@ class TestLastLayer(InPlaceContract):
     component = LastLayer
 
 
-@with_options(PLAIN_OPTIONS)
+@with_options([{}])
 class TestMixVit(InPlaceContract):
     component = MixVit
 
@@ -75,7 +75,18 @@ class TestDla(InPlaceContract):
 
 @with_options(LAYERWISE_OPTIONS[:3])
 class TestDlaWithOtherSizes(InPlaceContract):
-    """Any width and depth, down to one hidden state."""
+    """Any width and depth, down to one hidden state; a pooled vector of one number."""
 
     component = DualLayerAggregator
     runtime = {"width": 12, "depth": 1, "context_width": 5, "pooled_width": 1}  # noqa: RUF012
+
+
+@with_options([{}])
+class TestDlaForABackboneWithoutPooledVector(InPlaceContract):
+    """By default, which is ``pooled: mean``: it is built, gives none and has no parameters for one."""
+
+    component = DualLayerAggregator
+    runtime = {"width": 12, "depth": 3, "context_width": 5, "pooled_width": None}  # noqa: RUF012
+
+    def test_nothing_is_kept_for_it(self, aggregator):
+        assert not [name for name in aggregator.state_dict() if name.startswith("pooled")]

@@ -7,8 +7,10 @@ from hypothesis import given, strategies as st
 from pydantic import ValidationError
 
 from subjectgen.aggregators.dla import DualLayerAggregator
+from subjectgen.aggregators.lap import LayerwiseAttentionPooling
 from subjectgen.aggregators.layer_selection import layer_groups, select_layers
-from subjectgen.core import ComponentError
+from subjectgen.core import Changes, ComponentError, Defines
+from subjectgen.core.roles import values
 
 
 @pytest.mark.parametrize(
@@ -99,7 +101,20 @@ def test_a_plain_range_stands_for_both_modalities():
     assert config(**config(layers="0-3").model_dump()) == config(layers="0-3")
 
 
-def test_a_malformed_range_given_to_a_built_aggregator_is_a_component_error():
-    dla = DualLayerAggregator(DualLayerAggregator.Config(), width=8, depth=4, context_width=4, pooled_width=4)
-    with pytest.raises(ComponentError, match=r"zero_out.image: 'lat' .* did you mean 'late'"):
-        dla.set_zero_out(image="lat")
+def test_a_layer_to_zero_that_the_model_lacks_is_refused():
+    config = DualLayerAggregator.Config(zero_out={"image": "2-9"})
+    with pytest.raises(ComponentError, match=r"zero_out.image: '2-9' is outside the model, .* did you mean '2-3'"):
+        DualLayerAggregator(config, width=8, depth=4, context_width=4, pooled_width=4)
+
+
+@pytest.mark.parametrize(("component"), [DualLayerAggregator, LayerwiseAttentionPooling])
+def test_what_defines_the_weights_is_what_the_options_mean_for_this_encoder(component):
+    """``early`` of 29 hidden states is 0-9; the keys are the config's own."""
+    sizes = {"width": 256, "context_width": 4, "pooled_width": 4}
+    words = component(component.Config(layers={"text": "all", "image": "early"}), depth=29, **sizes)
+    numbers = {"layers": {"text": "0-28", "image": "0-9"}, "heads": 2, "inner_dim": 256}
+    written = component(component.Config(**numbers), depth=29, **sizes)
+    assert isinstance(words, Defines)
+    assert words.defining == written.defining
+    assert words.defining["layers.image"] == list(range(10))
+    assert set(words.defining) <= set(values(words.config, Changes.WEIGHTS))

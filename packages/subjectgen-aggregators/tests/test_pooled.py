@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import get_args
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from hypothesis import given, settings
 
 from subjectgen.aggregators.last_layer import LastLayer
 from subjectgen.core import ComponentError
+from subjectgen.core.aggregating import PooledOption
 from subjectgen.testing import features_strategy
 from subjectgen.testing.strategies import TEXT, make_features
 
@@ -34,6 +36,17 @@ def test_mean_is_the_mapped_mean_of_valid_tokens(features):
 
 @settings(deadline=None, max_examples=20)
 @given(features=FEATURES)
+def test_mean_aggregated_is_the_mapped_mean_before_the_connector(features):
+    """Fault D5: what Step1X-Edit does. Of ``last_layer`` the aggregated tokens are F_M."""
+    aggregator = build("mean_aggregated")
+    conditioning = aggregator(features)
+    for states, mask, pooled in zip(features.hidden_states[-1], features.mask, conditioning.pooled, strict=True):
+        mean = states[mask].mean(dim=0) if mask.any() else torch.zeros(8)
+        torch.testing.assert_close(pooled, aggregator.pooled.project(mean))
+
+
+@settings(deadline=None, max_examples=20)
+@given(features=FEATURES)
 def test_clip_passes_the_encoders_vector(features):
     assert torch.equal(build("clip")(features).pooled, features.pooled)
 
@@ -48,13 +61,15 @@ def test_constant_is_learned_and_the_same_for_all_rows():
 
 
 def test_none_gives_none():
-    assert build("none", pooled_width=0)(make_features([[TEXT]], width=8, depth=2)).pooled is None
+    assert build("none")(make_features([[TEXT]], width=8, depth=2)).pooled is None
 
 
-@pytest.mark.parametrize("option", ["mean", "constant", "clip"])
-def test_a_backbone_without_pooled_vector_is_named(option):
-    with pytest.raises(ComponentError, match=f"pooled: '{option}', but the backbone takes no pooled"):
-        build(option, pooled_width=0)
+@pytest.mark.parametrize("option", get_args(PooledOption))
+def test_a_backbone_without_pooled_vector_gets_none(option):
+    """Also of an encoder that has one."""
+    aggregator = build(option, pooled_width=None)
+    assert aggregator(make_features([[TEXT]], width=8, depth=2, pooled_width=3)).pooled is None
+    assert not list(aggregator.pooled.parameters())
 
 
 def test_clip_without_a_fitting_vector_is_named():

@@ -11,11 +11,17 @@ from huggingface_hub.utils import _http
 
 from subjectgen.backbones.flux import FluxBackbone
 from subjectgen.core import CheckpointError
+from subjectgen.core.weights import Checkpoint
 from subjectgen.testing.backbone import make_streams, velocity
 
 httpx = getattr(_http, "httpx2", None) or _http.httpx
 """The client that this version of huggingface_hub has."""
 COMMIT = "0" * 40
+PIPELINE = {
+    "_class_name": "FluxPipeline",
+    "transformer": ["diffusers", "FluxTransformer2DModel"],
+    "vae": ["diffusers", "AutoencoderKL"],
+}
 REFUSALS = {"gated": (403, "GatedRepo"), "unknown": (401, "RepoNotFound")}
 
 
@@ -26,8 +32,10 @@ class Hub:
         self.folder = folder
         self.downloads = []
         self.reachable = True
+        self.requests = 0
 
     def __call__(self, request):
+        self.requests += 1
         if not self.reachable:
             raise OfflineModeIsEnabled("as huggingface_hub does with HF_HUB_OFFLINE=1")
         path = request.url.path.removeprefix("/api/models").strip("/")
@@ -64,7 +72,7 @@ def hub(build, tmp_path, monkeypatch):
     (folder / "transformer" / "older").mkdir()
     for place in (folder, folder / "transformer" / "older"):
         (place / "flux1-dev.safetensors").write_bytes(b"gigabytes")
-    (folder / "model_index.json").write_text(json.dumps({"_class_name": "FluxPipeline"}))
+    (folder / "model_index.json").write_text(json.dumps(PIPELINE))
     answers = Hub(folder)
     before = _http._GLOBAL_CLIENT_FACTORY
     set_client_factory(lambda: httpx.Client(transport=httpx.MockTransport(answers), follow_redirects=True))
@@ -92,7 +100,7 @@ def test_a_hub_id_is_the_folder(build, hub):
 def test_its_files_are_checked_as_a_folder_is(hub):
     shard = sorted((hub.folder / "transformer").glob("*.safetensors"))[1]
     shard.write_bytes(shard.read_bytes()[:-10])
-    with pytest.raises(CheckpointError, match=r"-00002-of-.*: truncated"):
+    with pytest.raises(CheckpointError, match=r"-00002-of-.* is truncated"):
         load()
 
 
@@ -102,8 +110,8 @@ def test_its_files_are_checked_as_a_folder_is(hub):
         ({"checkpoint": "tests/gated"}, r"gated: accept its terms on https://huggingface\.co/tests/gated, then"),
         ({"checkpoint": "tests/unknown"}, "no such repository, or it is private"),
         ({"revision": "v9"}, "no revision 'v9'; expected a branch, tag or commit"),
-        ({"subfolder": "unet"}, r"no unet/config\.json"),
-        ({"subfolder": None}, r"no config\.json; did you mean subfolder 'transformer'"),
+        ({"subfolder": "unet"}, r"folder 'unet', has no config\.json"),
+        ({"subfolder": None}, r"no config\.json; expected .*; did you mean subfolder 'transformer'"),
         ({"checkpoint": "tests/a b"}, "no hub id; expected a local path or owner/name"),
     ],
 )
@@ -111,14 +119,37 @@ def test_what_the_hub_refuses_is_one_clear_line(hub, options, message):
     with pytest.raises(CheckpointError, match=message) as raised:
         load(**options)
     assert "\n" not in str(raised.value)
-    assert hub.downloads == []
+    assert not any(file.endswith(".safetensors") for file in hub.downloads)
 
 
-def test_without_a_network_the_cache_is_asked(hub):
+def test_the_cache_is_tried_first_and_the_hub_not_at_all(hub, caplog):
+    """Without a network each question costs the hub's client its retries."""
     hub.reachable = False
-    with pytest.raises(CheckpointError, match="not in the local cache, and the hub was not reached"):
+    with pytest.raises(CheckpointError, match="not in the local cache, and the hub was not reached") as raised:
         load()
+    assert 'hf download tests/flux --include "transformer/*"' in str(raised.value)
     hub.reachable = True
     load()
+    asked, said = hub.requests, len(caplog.messages)
     hub.reachable = False
     assert load().transformer.config.num_layers == 1
+    assert (hub.requests, len(caplog.messages)) == (asked, said)
+
+
+def test_one_line_says_that_the_hub_is_asked(hub, caplog):
+    load()
+    first = caplog.messages[0]
+    assert first == "asking the hub for tests/flux, revision main: transformer/config.json is not in the local cache"
+
+
+def test_a_file_that_the_repository_lacks_is_asked_for_once(hub):
+    checkpoint = Checkpoint(name="tests/flux", subfolder="transformer")
+    assert checkpoint.json("generation_config.json") is None
+    asked = hub.requests
+    assert checkpoint.json("generation_config.json") is None
+    assert hub.requests == asked
+
+
+def test_a_file_that_may_be_missing_is_missing_without_a_network(hub):
+    hub.reachable = False
+    assert Checkpoint(name="tests/flux").json("generation_config.json") is None

@@ -27,30 +27,103 @@ def encoded(image: Image.Image) -> bytes:
 # ----------------------------------------------------------------------------------------------------- pictures
 
 
+def unit(values: np.ndarray) -> torch.Tensor:
+    """The rule: white is the smallest of 1, 255 and 65535 that no value exceeds."""
+    white = next(white for white in (1, 255, 65535) if values.max() <= white)
+    return torch.from_numpy(values / white)[None].float()
+
+
+def read_or_refused(source: object, expected: torch.Tensor) -> None:
+    """The mask, or a refusal if it selects nothing."""
+    if bool((expected >= 0.5).any()):
+        torch.testing.assert_close(load_mask(source), expected)
+    else:
+        with pytest.raises(InputError, match=r"^mask is empty, its highest value is"):
+            load_mask(source)
+
+
 @given(GREYS)
 def test_white_is_inside_and_grey_in_between(greys: np.ndarray) -> None:
-    expected = torch.from_numpy(greys / 255)[None].float()
     image = Image.fromarray(greys)
-    for source in (image, image.convert("RGB"), encoded(image)):
-        mask = load_mask(source)
-        assert mask.shape == (1, *greys.shape)
-        torch.testing.assert_close(mask, expected)
-        assert 0 <= mask.min() <= mask.max() <= 1
+    for source in (image, image.convert("RGB"), encoded(image), greys, greys[..., None], torch.from_numpy(greys)):
+        read_or_refused(source, unit(greys))
 
 
 @given(GREYS)
 def test_what_is_transparent_is_outside(alpha: np.ndarray) -> None:
     """A white subject on a transparent ground, as a program that cuts out subjects saves it."""
     white = Image.new("L", alpha.shape[::-1], 255)
-    mask = load_mask(encoded(Image.merge("LA", [white, Image.fromarray(alpha)])))
-    torch.testing.assert_close(mask, torch.from_numpy(alpha / 255)[None].float())
+    read_or_refused(encoded(Image.merge("LA", [white, Image.fromarray(alpha)])), unit(alpha))
 
 
-def test_black_and_white_and_16_bit() -> None:
-    stripes = np.array([[0, 1, 1], [1, 0, 0]], dtype=bool)
-    expected = torch.from_numpy(stripes)[None].float()
-    assert torch.equal(load_mask(encoded(Image.fromarray(stripes))), expected)
-    assert torch.equal(load_mask(encoded(Image.fromarray(stripes.astype(np.uint16) * 65535))), expected)
+STRIPES = np.array([[0, 1, 1], [1, 0, 0]], dtype=np.uint8)
+
+
+def in_colours(*colours: int) -> Image.Image:
+    image = Image.fromarray(STRIPES).convert("P")
+    image.putdata(STRIPES.flatten().tolist())
+    image.putpalette(colours)
+    return image
+
+
+SAME = {
+    "8 bit": Image.fromarray(STRIPES * 255),
+    "8 bit, 0 and 1": Image.fromarray(STRIPES),
+    "colours, 0 and 1": Image.fromarray(STRIPES).convert("RGB"),
+    "opaque, 0 and 1": Image.fromarray(np.stack([STRIPES] * 3 + [STRIPES * 0 + 255], axis=-1)),
+    "grey and opacity, 0 and 1": Image.merge("LA", [Image.fromarray(STRIPES)] * 2),
+    "1 bit": Image.fromarray(STRIPES.astype(bool)),
+    "16 bit": Image.fromarray(STRIPES.astype(np.uint16) * 65535),
+    "16 bit, 0 and 1": Image.fromarray(STRIPES.astype(np.uint16)),
+    "16 bit, 0 and 255": Image.fromarray(STRIPES.astype(np.uint16) * 255),
+    "32 bit, 0 and 1": Image.fromarray(STRIPES.astype(np.int32)),
+    "float, 0 and 255": Image.fromarray(STRIPES.astype(np.float32) * 255),
+    "palette, black and white": in_colours(0, 0, 0, 255, 255, 255),
+    "palette, 0 and 1": in_colours(0, 0, 0, 1, 1, 1),
+    "labels, dark red": in_colours(0, 0, 0, 128, 0, 0),
+    "booleans": STRIPES.astype(bool),
+    "numbers": STRIPES.astype(np.int64),
+    "floats": STRIPES.astype(np.float64),
+    "tensor": torch.from_numpy(STRIPES),
+    "tensor of booleans": torch.from_numpy(STRIPES).bool()[None],
+    "tensor of floats": torch.from_numpy(STRIPES).half()[None],
+}
+
+
+@pytest.mark.parametrize("source", SAME.values(), ids=list(SAME))
+def test_one_mask_in_any_depth(source: object) -> None:
+    assert torch.equal(load_mask(source), torch.from_numpy(STRIPES)[None].float())
+    if isinstance(source, Image.Image):
+        stream = io.BytesIO()
+        source.save(stream, "TIFF")
+        assert torch.equal(load_mask(stream.getvalue()), torch.from_numpy(STRIPES)[None].float())
+
+
+@pytest.mark.parametrize("depth", ["L", "1", "I;16", "RGB", "LA", "P"])
+def test_a_mask_that_selects_nothing_is_refused_in_any_depth(depth: str) -> None:
+    with pytest.raises(InputError, match="region is empty, its highest value is 0; expected 1 inside"):
+        load_mask(Image.new(depth, (3, 2), 0), label="region")
+
+
+def test_numbers_that_are_no_mask() -> None:
+    for source, message in (
+        (np.full((2, 2), 1.5), r"values in \[1.5, 1.5\]; expected \[0, 1\]"),
+        (np.full((2, 2), -1), r"values in \[-1, -1\]"),
+        (np.full((2, 2), np.nan), "values in"),
+        (np.ones((2, 2, 2)), "shape 2x2x2; expected"),
+        ([[0, 1]], "got list; expected a file's path"),
+        (None, "got NoneType; expected a file's path"),
+    ):
+        with pytest.raises(InputError, match=message):
+            load_mask(source)
+
+
+def test_a_colour_profile_does_not_change_a_mask(display_p3: bytes) -> None:
+    """Profiles say how white looks, not where it is."""
+    greys = np.linspace(0, 255, 12).astype(np.uint8).reshape(3, 4)
+    stream = io.BytesIO()
+    Image.fromarray(greys).convert("RGB").save(stream, "PNG", icc_profile=display_p3)
+    torch.testing.assert_close(load_mask(stream.getvalue()), unit(greys))
 
 
 def test_a_picture_keeps_its_size_and_a_path_may_have_commas(tmp_path: Path) -> None:
@@ -64,6 +137,8 @@ def test_no_file_and_no_picture_are_named(tmp_path: Path) -> None:
     (tmp_path / "mask.png").write_text("not a picture")
     with pytest.raises(InputError, match=r"region .*mask\.png.*not an image"):
         load_mask(tmp_path / "mask.png", label="region")
+    with pytest.raises(InputError, match=r"region .*: is a folder; expected a picture"):
+        load_mask(tmp_path, label="region")
     with pytest.raises(InputError, match=r"mask .*masc\.png.*no such file; did you mean 'mask\.png'"):
         load_mask(tmp_path / "masc.png")
 

@@ -166,7 +166,7 @@ def test_the_autoencoder_of_a_hub_id(hub: Hub, pipeline_checkpoint: Path) -> Non
     [
         ({"checkpoint": "tests/gated"}, r"gated: accept its terms on https://huggingface\.co/tests/gated, then"),
         ({"checkpoint": "tests/unknown"}, r"'tests/unknown': the hub has no such repository, or it is private"),
-        ({"checkpoint": "tests/empty", "revision": "v9"}, r"no such revision; expected a branch, tag or commit"),
+        ({"checkpoint": "tests/empty", "revision": "v9"}, r"no revision 'v9'; expected a branch, tag or commit"),
         ({"checkpoint": "tests/empty"}, r"has no config\.json; expected a model of type"),
         (
             {"checkpoint": "tests/uncached", "local_files_only": True},
@@ -223,10 +223,12 @@ def test_weights_of_a_repository_are_safetensors_and_whole(
     last = sorted((folder / inside).glob("*.safetensors"))[-1]
     content = last.read_bytes()
     last.write_bytes(content[:-3])
-    refused(f"tests/{fixture}-truncated", rf"{last.name} is truncated or damaged")
+    refused(f"tests/{encoder.__name__}-truncated", rf"{last.name} is truncated or damaged")
     last.unlink()
-    refused(f"tests/{fixture}-missing", rf"{last.name} is missing|has no weights: expected {last.name}")
+    refused(f"tests/{encoder.__name__}-missing", rf"{last.name} is missing|has no weights: expected {last.name}")
     for file in [*(folder / inside).glob("*.safetensors"), *(folder / inside).glob("*.index.json")]:
         file.unlink()
     (folder / inside / "pytorch_model.bin").write_bytes(content)
-    refused(f"tests/{fixture}-pickled", r"has no weights: expected \S+\.safetensors or .*; pickles are never read")
+    refused(
+        f"tests/{encoder.__name__}-pickled", r"has no weights: expected \S+\.safetensors or .*; pickles are never read"
+    )

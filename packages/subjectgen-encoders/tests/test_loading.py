@@ -76,7 +76,7 @@ def truncate_header(folder: Path) -> str:
 def break_index(folder: Path) -> str:
     index = next(folder.glob("*.index.json"), folder / "config.json")
     index.write_text("{")
-    return "cannot load" if index.name == "config.json" else f"{index.name} is damaged"
+    return f"{index.name} is damaged: not readable as JSON"
 
 
 def leave_one_weight_out(folder: Path) -> str:
@@ -86,7 +86,7 @@ def leave_one_weight_out(folder: Path) -> str:
     weights = load_file(where[name])
     del weights[name]
     save_file(weights, where[name], metadata={"format": "pt"})
-    return "lacks 1 weights"
+    return f"lacks 1 weights|has no {name}, which .* says it has"
 
 
 def change_a_shape(folder: Path) -> str:
@@ -111,7 +111,7 @@ def describe_fewer_blocks(folder: Path) -> str:
 
 def break_config(folder: Path) -> str:
     (folder / "config.json").write_text("{")
-    return "cannot load"
+    return r"config\.json is damaged: not readable as JSON"
 
 
 def list_as_config(folder: Path) -> str:
@@ -122,7 +122,7 @@ def list_as_config(folder: Path) -> str:
 def pickle_weights(folder: Path) -> str:
     for file in folder.glob("*.safetensors"):
         file.rename(file.with_suffix(".bin"))
-    return r"\.bin may be a pickle"
+    return "may be a pickle|is missing and|has no weights: .*; pickles are never read"
 
 
 EDITS = (
@@ -166,7 +166,9 @@ def test_a_tokenizer_without_vocabulary_is_refused(
     checkpoint = shutil.copytree(request.getfixturevalue(fixture), tmp_path / "copy")
     for name in ("tokenizer.json", "vocab.json", "merges.txt"):
         (checkpoint / folder / name).unlink(missing_ok=True)
-    with pytest.raises(CheckpointError, match=r"has no vocabulary, found .*; expected one of tokenizer\.json"):
+    with pytest.raises(
+        CheckpointError, match=r"has no files of AutoTokenizer, found .*; expected tokenizer\.json or vocab\.json"
+    ):
         encoder(encoder.Config(checkpoint=str(checkpoint)))
 
 
@@ -202,7 +204,7 @@ def test_the_tiny_checkpoints_are_cut_into_shards_as_the_real_ones(
 def test_the_missing_weight_is_named(internvl3_checkpoint: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(internvl3_checkpoint, tmp_path / "copy")
     leave_one_weight_out(folder)
-    with pytest.raises(CheckpointError, match=r"lacks 1 weights.*language_model\.layers\.0\.self_attn\.k_proj\.bias"):
+    with pytest.raises(CheckpointError, match=r"has no language_model\.model\.layers\.0\.self_attn\.k_proj\.bias"):
         InternVL3(InternVL3.Config(checkpoint=str(folder)))
 
 

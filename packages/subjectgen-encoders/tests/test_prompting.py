@@ -95,6 +95,13 @@ def test_control_tokens_in_a_prompt_are_refused(bpe: Qwen2Tokenizer, token: str)
         prompting(bpe).row(f"red {token} toy", [1])
 
 
+def test_letters_that_a_narrow_locale_damaged_are_read(bpe: Qwen2Tokenizer) -> None:
+    row = prompting(bpe).row("a r\udcc3\udca9d toy", [1])
+    assert row.ids == prompting(bpe).row("a r\u00e9d toy", [1]).ids
+    with pytest.raises(InputError, match=r"^prompt: .* is no valid Unicode"):
+        prompting(bpe).row("a \ud83e toy", [1])
+
+
 def test_templates_that_cannot_work_are_refused(bpe: Qwen2Tokenizer) -> None:
     for chat_template, complaint in {
         "{% for m in messages %}{{ m['role'] }}{% endfor %}": "leaves the prompt out",

@@ -42,6 +42,13 @@ class TestVaeOnly(ScheduleContract):
         return ThreeStage(ThreeStage.Config(tau1=1, tau2=1, grid="half_cosine"), branches=["mllm", "vae"])
 
 
+class TestFirstBranchNeverSpeaks(ScheduleContract):
+    @pytest.fixture
+    def schedule(self):
+        config = ThreeStage.Config(tau1=1.1, tau2=1.1, grid="linear", guidance={"true_cfg": 2.5})
+        return ThreeStage(config, branches=["mllm", "vae"])
+
+
 class TestAlwaysOn(ScheduleContract):
     @pytest.fixture
     def schedule(self):

@@ -81,3 +81,20 @@ def test_too_much_probability_is_refused():
 def test_unknown_branch_is_answered_with_the_nearest():
     with pytest.raises(ConfigError, match=r"dropout\.table\.hide: unknown branch 'mlm'.*did you mean 'mllm'"):
         build(table=[{"probability": 0.1, "hide": {"mlm": ["text"]}}])
+
+
+def test_a_row_may_hide_one_branch_wholly():
+    """The vae alone, as a system has to know it that silences the first branch."""
+    drawn = build(table=[{"probability": 1, "hide": {"mllm": ["text", "references"]}}]).sample_dropout(3)
+    assert drawn == [{"mllm": NOTHING, "vae": EVERYTHING}] * 3
+    assert {AlwaysOn(AlwaysOn.Config(), branches=BRANCHES).active(0.5).restricted(row).names for row in drawn} == {
+        frozenset({"vae"})
+    }
+
+
+@pytest.mark.parametrize("shares", [(1.0,), (0.5, 0.5), (0.1,) * 10])
+def test_a_table_that_always_hides_everything_is_refused(shares):
+    everything = {name: ["text", "references"] for name in BRANCHES}
+    with pytest.raises(ConfigError, match=r"schedule\.dropout\.table: hides everything from every branch"):
+        build(table=[{"probability": share, "hide": everything} for share in shares])
+    assert build(table=[{"probability": 0.99, "hide": everything}])

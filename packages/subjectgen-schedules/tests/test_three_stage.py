@@ -2,6 +2,7 @@ import math
 from collections import Counter
 
 import pytest
+import torch
 from hypothesis import given, settings, strategies as st
 from pydantic import ValidationError
 
@@ -10,7 +11,8 @@ from subjectgen.schedules.three_stage import ThreeStage
 
 PAPER = ("mllm", "vae")
 TIMESTEPS = st.one_of(st.floats(0, 1), st.sampled_from([0.0, 0.85, 0.95, 1.0]))
-TAUS = st.tuples(TIMESTEPS, TIMESTEPS).map(lambda pair: (max(pair), min(pair)))
+BOUNDARIES = st.one_of(TIMESTEPS, st.floats(1, 2))
+TAUS = st.tuples(BOUNDARIES, BOUNDARIES).map(lambda pair: (max(pair), min(pair)))
 
 
 def build(branches=PAPER, **settings):
@@ -23,10 +25,16 @@ def masks(schedule, timestep):
     return tuple(int(seen[name] == EVERYTHING) for name in PAPER)
 
 
+def single(value):
+    return float(torch.tensor(value, dtype=torch.float32))
+
+
 def formula(timestep, tau1, tau2):
-    if timestep >= tau1:
+    """Eq. 5, its comparisons in 32 bits as the schedule documents."""
+    timestep = single(timestep)
+    if tau1 <= 1 and timestep >= single(tau1):
         return (1, 0)
-    return (1, 1) if timestep >= tau2 else (0, 1)
+    return (1, 1) if tau2 <= 1 and timestep >= single(tau2) else (0, 1)
 
 
 @settings(deadline=None)
@@ -40,12 +48,28 @@ def test_masks_are_equation_5(timestep, taus):
 def test_a_boundary_belongs_to_the_stage_before_it(taus):
     tau1, tau2 = taus
     schedule = build(tau1=tau1, tau2=tau2)
-    assert schedule.stage(tau1) == "early"
-    if tau2 < tau1:
+    if tau1 <= 1:
+        assert schedule.stage(tau1) == "early"
+    if single(tau2) < single(tau1) and tau2 <= 1:
         assert schedule.stage(tau2) == "middle"
-        assert schedule.stage(math.nextafter(tau1, 0)) == "middle"
-    if tau2 > 0:
-        assert schedule.stage(math.nextafter(tau2, 0)) == "late"
+    if 2e-7 < tau2 <= 1:
+        assert schedule.stage(tau2 - 1e-7) == "late", "a number of 32 bits lies between"
+    if 2e-7 < tau1 <= 1 and tau1 - tau2 > 2e-7:
+        assert schedule.stage(tau1 - 1e-7) == "middle"
+
+
+@settings(deadline=None)
+@given(timestep=TIMESTEPS, taus=TAUS)
+def test_a_timestep_that_was_kept_in_32_bits_stays_in_its_stage(timestep, taus):
+    """In 64 bits float32's 0.95 is less than 0.95: fault D8."""
+    schedule = build(tau1=taus[0], tau2=taus[1])
+    for point in (timestep, *(tau for tau in taus if tau <= 1)):
+        assert schedule.stage(single(point)) == schedule.stage(point)
+
+
+def test_the_papers_boundary_in_32_bits():
+    assert single(0.95) < 0.95
+    assert build().stage(single(0.95)) == build().stage(0.95) == "early"
 
 
 @pytest.mark.parametrize(
@@ -77,6 +101,29 @@ def test_boundaries_at_one_leave_the_others_after_the_first_step():
     first, *later = (masks(schedule, float(t)) for t in schedule.timesteps())
     assert first == (1, 0)
     assert set(later) == {(0, 1)}
+
+
+@pytest.mark.parametrize("tau", [1.0000000001, 1.1, 2])
+def test_boundaries_above_one_silence_the_first_branch_at_every_step(tau):
+    schedule = build(tau1=tau, tau2=tau)
+    assert {masks(schedule, float(t)) for t in schedule.timesteps()} == {(0, 1)}
+
+
+def test_a_first_boundary_above_one_leaves_out_the_early_stage():
+    schedule = build(tau1=1.1, tau2=0.85)
+    assert [masks(schedule, t) for t in (1.0, 0.85, 0.84, 0.0)] == [(1, 1), (1, 1), (0, 1), (0, 1)]
+
+
+def test_a_stage_that_never_comes_may_be_empty():
+    schedule = build(early=[], tau1=1.1, tau2=0)
+    assert schedule.stage(1.0) == "middle"
+    assert build(branches=("mllm",), tau1=0, tau2=0).active(0.0).names == {"mllm"}
+
+
+@pytest.mark.parametrize("tau", [-0.1, 2.1, 95])
+def test_boundaries_out_of_their_range_are_refused(tau):
+    with pytest.raises(ValidationError):
+        ThreeStage.Config(tau1=tau, tau2=0)
 
 
 def test_defaults_work_for_any_branches():

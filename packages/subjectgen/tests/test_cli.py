@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image, PngImagePlugin
 
-from subjectgen.runner.cli import main
+from subjectgen.runner.cli.main import main
 
 
 @pytest.fixture
@@ -197,7 +197,7 @@ def test_a_file_where_the_folder_should_be(run, write, photo, tmp_path) -> None:
 def test_a_tampered_weight_file_is_refused(run, write, tmp_path, checkpoints, photo) -> None:
     import shutil
 
-    from subjectgen.core.checkpoint import write_checksums
+    from subjectgen.core.weights import write_checksums
 
     folder = tmp_path / "vae"
     shutil.copytree(checkpoints / "vae", folder)

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.utils import _pytree as trees, backend_registration
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from subjectgen.core.plugins import Plugins
-from subjectgen.runner.experiment import Experiment
-from subjectgen.runner.pipeline import SubjectPipeline
+from subjectgen.runner.generation.pipeline import SubjectPipeline
+from subjectgen.runner.generation.request import Request
+from subjectgen.runner.system.experiment import Experiment
 
 if not hasattr(backend_registration, "_setup_privateuseone_for_python_backend"):
     pytest.skip("this torch has no devices made in Python", allow_module_level=True)
@@ -92,7 +92,7 @@ def elsewhere(monkeypatch) -> Iterator[None]:
 def images(path: Path, toys: list, device: str) -> Tensor:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # its trainable parts are random
-        pipeline = SubjectPipeline.from_experiment(Experiment.read(path), plugins=Plugins.discover(), device=device)
+        pipeline = SubjectPipeline.from_experiment(Experiment.read(path), device=device)
     with torch.no_grad():
         for parameter in pipeline.system.trainable().values():  # the same on both devices
             parameter.copy_(torch.linspace(-0.1, 0.1, parameter.numel()).view(parameter.shape))
@@ -104,15 +104,15 @@ def images(path: Path, toys: list, device: str) -> Tensor:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch, "tensor", tensor)
-        return pipeline.generate(toys[:2], [1, 2], batch_size=1, steps=3).tensors
+        return torch.stack(pipeline.generate(Request.of(toys[:2], [1, 2], batch_size=1, steps=3)).tensors)
 
 
 @pytest.mark.parametrize(
     ("memory", "attention"),
     [
         ({"offload": "none", "release_modulation": True}, "full"),
-        ({"offload": "mllm"}, "full"),
-        ({"offload": "mllm", "release_modulation": True}, "isolated"),
+        ({"offload": "encoders"}, "full"),
+        ({"offload": "encoders", "release_modulation": True}, "isolated"),
     ],
     ids=str,
 )

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from subjectgen.runner.cli import main
+from subjectgen.runner.cli.main import main
 
 ARGUMENTS = ["--prompt", "the toy in the snow", "--device", "cpu", "--seed", "1", "--seed", "2"]
 
@@ -77,7 +77,7 @@ def test_a_preview_that_fails_on_the_way_stops_nothing(run, tmp_path: Path, monk
     def full(*_: object) -> None:
         raise OSError("No space left on device")
 
-    monkeypatch.setattr("subjectgen.runner.generating.atomic_write", full)
+    monkeypatch.setattr("subjectgen.runner.generation.preview.atomic_write", full)
     with pytest.warns(UserWarning, match="--preview: .*seen.png cannot be written: No space left") as told:
         code, _ = run("--preview", tmp_path / "seen.png", "--preview-every", 1)
     assert code == 0

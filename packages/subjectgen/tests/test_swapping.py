@@ -3,30 +3,28 @@
 import pytest
 
 from subjectgen.core import Sample
-from subjectgen.core.plugins import Plugins
-from subjectgen.runner.assemble import System
-from subjectgen.runner.experiment import Experiment
-from subjectgen.runner.pipeline import SubjectPipeline
-from subjectgen.runner.training import Trainer
+from subjectgen.runner.generation.pipeline import SubjectPipeline
+from subjectgen.runner.generation.request import Request
+from subjectgen.runner.system.experiment import Experiment
+from subjectgen.runner.training.trainer import train
 
 
 @pytest.mark.parametrize("name", ["dla", "lap", "last_layer", "blend_vit", "mix_vit"])
 def test_every_aggregator_trains_and_generates(write, tmp_path, toys, name: str) -> None:
     path = write({"branches": {"mllm": {"aggregator": {"name": name}}}})
-    system = System(Experiment.read(path), Plugins.discover())
-    result = Trainer(system, tmp_path / "run").train()
+    result = train(Experiment.read(path), tmp_path / "run", device="cpu")
     pipeline = SubjectPipeline.from_pretrained(result.folder, device="cpu")
-    generated = pipeline.generate(toys[:2], [0, 1])
-    assert generated.tensors.isfinite().all()
-    other = pipeline.generate([Sample(prompt=toys[0].prompt, references=toys[1].references)], [0])
+    generated = pipeline.generate(Request.of(toys[:2], [0, 1]))
+    assert all(image.isfinite().all() for image in generated.tensors)
+    other = pipeline.generate(Request.of([Sample(prompt=toys[0].prompt, references=toys[1].references)], [0]))
     assert not other.tensors[0].equal(generated.tensors[0]), "the reference is ignored"
 
 
 def test_the_other_mllm_family(write, toys, checkpoints) -> None:
     encoder = {"name": "qwen2_5_vl", "checkpoint": str(checkpoints / "qwen2_5_vl"), "dtype": "float32"}
     path = write({"branches": {"mllm": {"encoder": encoder}}})
-    generated = SubjectPipeline.from_experiment(path, device="cpu").generate(toys[:2], [0, 1])
-    assert generated.tensors.isfinite().all()
+    generated = SubjectPipeline.from_experiment(path, device="cpu").generate(Request.of(toys[:2], [0, 1]))
+    assert all(image.isfinite().all() for image in generated.tensors)
 
 
 def test_branches_of_any_name_and_number(write, toys, checkpoints) -> None:
@@ -37,14 +35,14 @@ def test_branches_of_any_name_and_number(write, toys, checkpoints) -> None:
     }
     path = write(changes)
     pipeline = SubjectPipeline.from_experiment(path, device="cpu", overrides=["branches.mllm.aggregator.pooled=none"])
-    assert pipeline.generate(toys[:1], [0]).tensors.isfinite().all()
+    assert pipeline.generate(Request.of(toys[:1], [0])).tensors[0].isfinite().all()
 
 
 def test_several_references_and_none(write, toys) -> None:
     pipeline = SubjectPipeline.from_experiment(write(), device="cpu")
     two = Sample(prompt="the toy at night", references=(toys[0].references[0], toys[1].references[0]))
     none = Sample(prompt="the toy at night")
-    generated = pipeline.generate([two, none, toys[0]], [0, 0, 0])
-    assert generated.tensors.isfinite().all()
-    alone = pipeline.generate([two], [0])
+    generated = pipeline.generate(Request.of([two, none, toys[0]], [0, 0, 0]))
+    assert all(image.isfinite().all() for image in generated.tensors)
+    alone = pipeline.generate(Request.of([two], [0]))
     assert (generated.tensors[0] - alone.tensors[0]).abs().max() < 1e-3

@@ -39,6 +39,39 @@ def test_words_come_from_file_names(tmp_path: Path) -> None:
     assert {subject.type for subject in found} == {"object"}
 
 
+def test_files_of_other_systems_are_no_subjects(tmp_path: Path) -> None:
+    """What macOS and Windows leave beside pictures were subjects of their own, and masks of white."""
+    for name in ("corgi", "tabby"):
+        save(tmp_path / "living" / f"{name}.jpg")
+        Image.new("L", (8, 6), 255).save(tmp_path / "living" / f"{name}.mask.png")
+        for copy in (f"._{name}.jpg", f"._{name}.mask.png", f".{name}.png"):
+            (tmp_path / "living" / copy).write_bytes(b"\0\x05\x16\x07")
+    for name in (".DS_Store", "Thumbs.db", "desktop.ini"):
+        (tmp_path / "living" / name).touch()
+    found = read_subjects(tmp_path)
+    assert [subject.name for subject in found] == ["corgi", "tabby"]
+    assert [subject.mask and subject.mask.name for subject in found] == ["corgi.mask.png", "tabby.mask.png"]
+    assert len(bench(tmp_path, types=("living+living",), pairs=6)) == 6
+
+
+def test_masks_are_masks_in_capitals_too(tmp_path: Path) -> None:
+    save(tmp_path / "object" / "vase.JPG")
+    Image.new("L", (8, 6), 255).save(tmp_path / "object" / "vase.MASK.PNG")
+    (subject,) = read_subjects(tmp_path)
+    assert (subject.name, subject.mask) == ("vase", tmp_path / "object" / "vase.MASK.PNG")
+
+
+def test_a_mask_of_zeros_and_ones_selects_and_an_empty_one_is_refused(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        save(tmp_path / "object" / f"{name}.png")
+        Image.new("L", (8, 6), 1).save(tmp_path / "object" / f"{name}.mask.png")
+    dataset = bench(tmp_path, types=("object+object",), pairs=1)
+    assert all(torch.equal(reference.subject_mask, torch.ones(1, 6, 8)) for reference in dataset[0].references)
+    Image.new("L", (8, 6), 0).save(tmp_path / "object" / "a.mask.png")
+    with pytest.raises(InputError, match=r"subject mask .*a\.mask\.png' is empty"):
+        dataset[0]
+
+
 LISTED = """
 corgi: {type: living, class: dog, image: photos/1.png, mask: photos/1-mask.png}
 vase:

@@ -10,13 +10,14 @@ from hypothesis import given, strategies as st
 from pydantic import ValidationError
 from torch.nn import functional
 
-from subjectgen.core import ComponentError
+from subjectgen.core import Changes, ComponentError, Defines
+from subjectgen.core.roles import values
 from subjectgen.testing.strategies import TEXT, make_features
 from subjectgen_dynaip.fusion import AddFusion, ConcatFusion, SingleLevel
 from subjectgen_dynaip.hmoe import HierarchicalExperts
 from subjectgen_dynaip.levels import default_levels
 
-SIZES = {"width": 6, "depth": 13, "context_width": 7, "pooled_width": 0}
+SIZES = {"width": 6, "depth": 13, "context_width": 7, "pooled_width": None}
 LEVELLED = pytest.mark.parametrize("component", [HierarchicalExperts, AddFusion, ConcatFusion])
 
 
@@ -97,12 +98,12 @@ def test_sizes_at_clip_l_and_flux(component, options, parameters):
     ("blocks", "levels"), [(24, (10, 17, 24)), (12, (5, 9, 12)), (32, (13, 23, 32)), (4, (2, 3, 4)), (2, (0, 1, 2))]
 )
 def test_levels_keep_the_papers_proportions(blocks, levels):
-    assert default_levels(blocks + 1, component="hmoe") == levels
+    assert default_levels(blocks + 1) == levels
 
 
 @given(blocks=st.integers(2, 300))
 def test_levels_of_any_encoder_rise_to_its_last_hidden_state(blocks):
-    low, mid, high = default_levels(blocks + 1, component="hmoe")
+    low, mid, high = default_levels(blocks + 1)
     assert 0 <= low < mid < high == blocks
     if blocks >= 4:  # below, two of them would round to the same
         assert abs(low - 10 / 24 * blocks) <= 0.5
@@ -114,12 +115,24 @@ def test_levels_may_count_from_the_last(component):
     assert build(component, levels=(-10, 6, -1)).layers == (3, 6, 12)
 
 
+@pytest.mark.parametrize(
+    ("component", "key"),
+    [*((c, "levels") for c in (HierarchicalExperts, AddFusion, ConcatFusion)), (SingleLevel, "level")],
+)
+def test_what_defines_the_weights_is_the_hidden_states_that_the_option_means(component, key):
+    module = build(component)
+    assert isinstance(module, Defines)
+    written = build(component, **{key: [5, 9, 12] if key == "levels" else 12})
+    assert module.defining == written.defining
+    assert set(module.defining) <= set(values(component.Config(), Changes.WEIGHTS))
+
+
 @LEVELLED
 @pytest.mark.parametrize(
     ("levels", "message"),
     [
-        ((10, 17, 24), "the encoder has hidden states 0-12; levels: got 17; did you mean 12?"),
-        ((-14, 6, 12), "the encoder has hidden states 0-12; levels: got -14; did you mean 0?"),
+        ((10, 17, 24), "levels: got 17; the encoder has hidden states 0-12; did you mean 12?"),
+        ((-14, 6, 12), "levels: got -14; the encoder has hidden states 0-12; did you mean 0?"),
         (
             (6, 3, -1),
             "levels: got 6, 3, 12; expected low, mid, high, each above the one before; did you mean 3, 6, 12?",
@@ -131,7 +144,7 @@ def test_levels_may_count_from_the_last(component):
 def test_levels_that_the_encoder_lacks_or_that_do_not_rise_are_refused(component, levels, message):
     with pytest.raises(ComponentError) as caught:
         build(component, levels=levels)
-    assert str(caught.value) == f"aggregator {component.component!r}: {message}"
+    assert str(caught.value) == message
 
 
 @LEVELLED
@@ -154,7 +167,7 @@ def test_the_highest_level_is_there_in_any_encoder(depth):
 
 @pytest.mark.parametrize(("level", "closest"), [(13, 12), (-14, 0)])
 def test_a_single_level_that_the_encoder_lacks_is_refused(level, closest):
-    message = f"'single_level': the encoder has hidden states 0-12; level: got {level}; did you mean {closest}[?]"
+    message = f"level: got {level}; the encoder has hidden states 0-12; did you mean {closest}[?]"
     with pytest.raises(ComponentError, match=message):
         build(SingleLevel, level=level)
 
@@ -172,7 +185,7 @@ READERS += [(component, "forward") for component in (HierarchicalExperts, AddFus
 def test_features_of_another_encoder_are_refused(component, reader):
     read = getattr(build(component), reader)
     for width, depth in ((8, 13), (6, 12)):
-        message = f"{component.component!r} was built for 13 hidden states of width 6, .* have {depth} of width {width}"
+        message = f"{component.__name__} was built for 13 hidden states of width 6, .* have {depth} of width {width}"
         with pytest.raises(ComponentError, match=message):
             read(make_features([[0]], width=width, depth=depth))
 
@@ -181,6 +194,6 @@ def test_features_of_another_encoder_are_refused(component, reader):
 def test_a_hidden_state_that_was_not_kept_is_named(component, reader):
     read, given_ = getattr(build(component), reader), features()
     states = tuple(state if i < 2 or i in (5, 9) else None for i, state in enumerate(given_.hidden_states))
-    message = rf"{component.component!r}: hidden state 12 is missing, the features hold only \[0, 1, 5, 9\]"
+    message = r"hidden state 12 is missing, the features hold only \[0, 1, 5, 9\]"
     with pytest.raises(ComponentError, match=message):
         read(replace(given_, hidden_states=states))

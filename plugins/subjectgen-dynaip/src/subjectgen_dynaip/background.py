@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AutoImageProcessor, AutoModelForUniversalSegmentation
 
-from subjectgen.core import ComponentError, Config, InputError, nearest, to_pil
-from subjectgen_dynaip.loading import Precision, load_frozen, load_processor
+from subjectgen.core import ChangesNothing, ChangesResults, ComponentError, Config, InputError, nearest, to_pil
+from subjectgen.core.weights import Checkpoint, Precision, load_processor, load_transformers
 
 KINDS = ("mask2former", "maskformer", "detr")
 
@@ -23,18 +23,18 @@ KINDS = ("mask2former", "maskformer", "detr")
 class BackgroundSettings(Config):
     """Which model looks for the subject, and what may be one."""
 
-    checkpoint: str = Field(default="facebook/mask2former-swin-large-coco-instance", min_length=1)
+    checkpoint: ChangesNothing[str] = Field(default="facebook/mask2former-swin-large-coco-instance", min_length=1)
     """Mask2Former, MaskFormer or DETR with masks: folder, ``package:...`` or hub id. The first two need scipy."""
-    revision: str | None = None
+    revision: ChangesNothing[str | None] = None
     """Branch, tag or commit of a hub checkpoint."""
-    labels: tuple[str, ...] = ()
+    labels: ChangesResults[tuple[str, ...]] = ()
     """Labels of the model that may be the subject, such as ``dog``; none: all of them."""
-    things: int | None = Field(default=None, ge=1)
+    things: ChangesResults[int | None] = Field(default=None, ge=1)
     """Only the first so many labels may be the subject: 80 for models of COCO's panoptic task, whose other labels are
     sky, grass and the like; null: all of them."""
-    threshold: float = Field(default=0.5, ge=0, le=1)
+    threshold: ChangesResults[float] = Field(default=0.5, ge=0, le=1)
     """The subject must score more: the model's trust in its label, times its mean trust in the mask's pixels."""
-    dtype: Precision = "float32"
+    dtype: ChangesResults[Precision] = "float32"
     """Precision of the model."""
 
 
@@ -50,14 +50,11 @@ class BackgroundRemover(nn.Module):
         """
         super().__init__()
         self.settings = settings
-        self.model: Any = load_frozen(
-            AutoModelForUniversalSegmentation,
-            settings.checkpoint,
-            KINDS,
-            dtype=settings.dtype,
-            revision=settings.revision,
-        )
-        self.processor: Any = load_processor(AutoImageProcessor, settings.checkpoint, revision=settings.revision)
+        checkpoint = Checkpoint(name=settings.checkpoint, revision=settings.revision)
+        self.model: Any = load_transformers(
+            AutoModelForUniversalSegmentation, checkpoint, model_types=KINDS, dtype=settings.dtype, exact_blocks=False
+        ).requires_grad_(False)
+        self.processor: Any = load_processor(AutoImageProcessor, checkpoint, "preprocessor_config.json")
         self._names = [self.model.config.id2label[index] for index in range(self.model.config.num_labels)]
         self._wanted = self._wanted_labels()
 

@@ -22,6 +22,7 @@ import yaml
 from pydantic import Field, PositiveInt, field_validator
 
 from subjectgen.core import Config as BaseConfig, InputError, Reference, Sample, load_mask, load_reference, nearest
+from subjectgen.core.files import is_hidden, visible_files
 from subjectgen_dynaip.bench_prompts import COMBINATIONS, DATA_TYPES, Box, Combination
 from subjectgen_dynaip.pairs import read_fields
 
@@ -149,23 +150,22 @@ def read_subjects(folder: Path) -> list[Subject]:
     Raises:
         InputError: No folder, an entry that is wrong, two pictures of one name, or a picture that is not there.
     """
-    if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder; expected a folder of subjects")
+    visible_files(folder)  # says what is wrong where it is no folder
     found = list(_listed(folder / LIST) if (folder / LIST).is_file() else _in_folders(folder))
     return sorted(found, key=lambda subject: (subject.type, subject.name))
 
 
 def _in_folders(folder: Path) -> Iterator[Subject]:
     for kind in DATA_TYPES:
-        files = (folder / kind).iterdir() if (folder / kind).is_dir() else ()
-        pictures = [file for file in files if file.suffix.lower() in SUFFIXES and not file.name.endswith(MASK)]
+        files = visible_files(folder / kind, SUFFIXES) if (folder / kind).is_dir() else []
+        masks = {file.name[: -len(MASK)]: file for file in files if file.name.lower().endswith(MASK)}
+        pictures = [file for file in files if file not in masks.values()]
         for name, count in Counter(file.stem for file in pictures).items():
             if count > 1:
                 raise InputError(f"{folder / kind}: {count} pictures are named {name!r}; expected one per subject")
         for file in pictures:
-            mask = file.with_name(file.stem + MASK)
             word = re.sub(r"[\s_-]+", " ", file.stem).rstrip(" 0123456789").strip() or file.stem
-            yield Subject(name=file.stem, type=kind, word=word, image=file, mask=mask if mask.is_file() else None)
+            yield Subject(name=file.stem, type=kind, word=word, image=file, mask=masks.get(file.stem))
 
 
 def _listed(file: Path) -> Iterator[Subject]:
@@ -223,7 +223,7 @@ def _spread(total: int, parts: int, unit: int = 6) -> list[int]:
 def _check_pools(folder: Path, combination: Combination, pools: Mapping[str, Sequence[Subject]]) -> None:
     for kind, needed in Counter(combination.types).items():
         if len(pools[kind]) < needed:
-            names = (entry.name for entry in folder.iterdir() if entry.is_dir() and entry.name not in DATA_TYPES)
+            names = (entry.name for entry in folder.iterdir() if entry.is_dir() and not is_hidden(entry.name))
             raise InputError(
                 f"{folder}: {combination.name} needs {needed} subjects of type {kind!r}, found {len(pools[kind])}; "
                 f"expected pictures in {folder / kind} or entries in {LIST}{nearest(kind, names)}, or name the "

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,10 +10,9 @@ from jaxtyping import Float
 from pydantic import Field, model_validator
 from torch import Tensor
 from transformers import CLIPVisionConfig, CLIPVisionModel
-from transformers.utils import cached_file
 
-from subjectgen.core import CheckpointError, Config, resolve_checkpoint
-from subjectgen_dynaip.loading import Precision, load_frozen
+from subjectgen.core import ChangesWeights, Config
+from subjectgen.core.weights import Checkpoint, Precision, load_transformers
 
 MODEL_TYPES = ("clip", "clip_vision_model")
 
@@ -23,17 +20,17 @@ MODEL_TYPES = ("clip", "clip_vision_model")
 class ClipArchitecture(Config):
     """Size of a CLIP vision tower; field names are transformers', the defaults ViT-L/14-336's."""
 
-    hidden_size: int = Field(default=1024, ge=1)
+    hidden_size: ChangesWeights[int] = Field(default=1024, ge=1)
     """Channels."""
-    intermediate_size: int = Field(default=4096, ge=1)
+    intermediate_size: ChangesWeights[int] = Field(default=4096, ge=1)
     """Channels inside the feed-forward."""
-    num_hidden_layers: int = Field(default=24, ge=1)
+    num_hidden_layers: ChangesWeights[int] = Field(default=24, ge=1)
     """Blocks, M."""
-    num_attention_heads: int = Field(default=16, ge=1)
+    num_attention_heads: ChangesWeights[int] = Field(default=16, ge=1)
     """Attention heads."""
-    image_size: int = Field(default=336, ge=1)
+    image_size: ChangesWeights[int] = Field(default=336, ge=1)
     """Pixels of the square picture's side."""
-    patch_size: int = Field(default=14, ge=1)
+    patch_size: ChangesWeights[int] = Field(default=14, ge=1)
     """Pixels of a patch's side."""
 
     @model_validator(mode="after")
@@ -66,28 +63,22 @@ def new_tower(architecture: ClipArchitecture, *, dtype: torch.dtype) -> CLIPVisi
     return CLIPVisionModel(CLIPVisionConfig(**architecture.model_dump())).to(dtype)
 
 
-def load_tower(checkpoint: str, *, dtype: Precision, revision: str | None = None) -> Any:
+def load_tower(checkpoint: Checkpoint, *, dtype: Precision) -> Any:
     """Load the vision tower of a CLIP model, or a vision tower alone; safetensors only.
 
     Raises:
         CheckpointError: nothing there, another kind of model, unreadable, or weights missing.
     """
-    return load_frozen(CLIPVisionModel, checkpoint, MODEL_TYPES, dtype=dtype, revision=revision)
+    return load_transformers(CLIPVisionModel, checkpoint, model_types=MODEL_TYPES, dtype=dtype)
 
 
-def load_statistics(checkpoint: str, *, revision: str | None = None) -> Statistics:
+def load_statistics(checkpoint: Checkpoint) -> Statistics:
     """Read mean and deviation from ``preprocessor_config.json``; CLIP's own where there is no such file.
 
     Raises:
         CheckpointError: a file that is no JSON.
     """
-    source, file = resolve_checkpoint(checkpoint, revision=revision), "preprocessor_config.json"
-    try:
-        path = cached_file(source, file, _raise_exceptions_for_missing_entries=False, revision=revision)
-        values = {} if path is None else json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"checkpoint {checkpoint!r}: {file}: {error}") from error
-    default = Statistics()
+    values, default = checkpoint.json("preprocessor_config.json") or {}, Statistics()
     return Statistics(
         mean=tuple(values.get("image_mean", default.mean)), std=tuple(values.get("image_std", default.std))
     )

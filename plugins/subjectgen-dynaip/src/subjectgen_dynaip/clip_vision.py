@@ -6,7 +6,7 @@ last one is before its final norm, as DynaIP's expert for high-level features re
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -14,11 +14,21 @@ from jaxtyping import Float
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from subjectgen.core import Config as BaseConfig, Features, InputError, Modality, Reference, Sample
+from subjectgen.core import (
+    ChangesNothing,
+    ChangesResults,
+    ChangesWeights,
+    Config as BaseConfig,
+    Features,
+    InputError,
+    Modality,
+    Reference,
+    Sample,
+)
+from subjectgen.core.weights import Checkpoint, Precision
 from subjectgen_dynaip.background import BackgroundRemover, BackgroundSettings
 from subjectgen_dynaip.clip_checkpoint import ClipArchitecture, Statistics, load_statistics, load_tower, new_tower
 from subjectgen_dynaip.cut_out import cut_out
-from subjectgen_dynaip.loading import Precision
 
 
 class ClipVisionEncoder(nn.Module):
@@ -31,19 +41,19 @@ class ClipVisionEncoder(nn.Module):
     class Config(BaseConfig):
         """Where the weights come from, and how a reference becomes a picture for CLIP."""
 
-        checkpoint: str | None = None
+        checkpoint: ChangesNothing[str | None] = None
         """Folder, ``package:...`` or hub id of a CLIP model, such as ``openai/clip-vit-large-patch14-336``."""
-        revision: str | None = None
+        revision: ChangesNothing[str | None] = None
         """Branch, tag or commit of a hub checkpoint."""
-        architecture: ClipArchitecture | None = None
+        architecture: ChangesWeights[ClipArchitecture | None] = None
         """Size of a tower with random weights, instead of a checkpoint; the defaults are ViT-L/14-336's."""
-        dtype: Precision = "float32"
+        dtype: ChangesResults[Precision] = "float32"
         """Precision of the tower."""
-        surroundings: Literal["white", "keep"] = "white"
+        surroundings: ChangesWeights[Literal["white", "keep"]] = "white"
         """What is done with the picture outside of the subject's mask; without a mask the whole picture is kept."""
-        margin: float | None = Field(default=None, ge=0, le=1)
+        margin: ChangesWeights[float | None] = Field(default=None, ge=0, le=1)
         """Crop to the subject's box with this margin, as a share of its longer side; null keeps the frame."""
-        background: BackgroundSettings | None = None
+        background: ChangesResults[BackgroundSettings | None] = None
         """Model that finds the subject in references that come without a mask; null: none."""
 
         @model_validator(mode="after")
@@ -54,6 +64,7 @@ class ClipVisionEncoder(nn.Module):
             return self
 
     inputs = frozenset({"references"})
+    reads_subject_masks = True
     pooled_width = None
 
     def __init__(self, config: Config) -> None:
@@ -66,8 +77,9 @@ class ClipVisionEncoder(nn.Module):
         self.config = config
         self.statistics = Statistics()
         if config.checkpoint is not None:
-            self.tower: Any = load_tower(config.checkpoint, dtype=config.dtype, revision=config.revision)
-            self.statistics = load_statistics(config.checkpoint, revision=config.revision)
+            checkpoint = Checkpoint(name=config.checkpoint, revision=config.revision)
+            self.tower: Any = load_tower(checkpoint, dtype=config.dtype)
+            self.statistics = load_statistics(checkpoint)
         else:
             assert config.architecture is not None  # the Config's own rule
             self.tower = new_tower(config.architecture, dtype=getattr(torch, config.dtype))
@@ -112,6 +124,14 @@ class ClipVisionEncoder(nn.Module):
             class_token=self._class_tokens(index),
             last_layer_normalized=False,
         )
+
+    @torch.no_grad()
+    def prepared(self, samples: Sequence[Sample]) -> Mapping[str, Tensor]:
+        """What the tower sees of a batch: every reference, cut out and normalised, and how many each sample has."""
+        references = [reference for sample in samples for reference in sample.references]
+        counts = torch.tensor([len(sample.references) for sample in samples])
+        pixels = {"pixels": torch.stack([self._pixels(one) for one in references])} if references else {}
+        return {"references": counts, **pixels}
 
     @property
     def device(self) -> torch.device:

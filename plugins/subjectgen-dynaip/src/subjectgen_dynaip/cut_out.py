@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from subjectgen.core import InputError, fit_image
+from subjectgen.core import InputError, check_mask, fit_image
 
 
 def cut_out(
@@ -49,15 +49,13 @@ def _check(image: Tensor, mask: Tensor) -> None:
     if mask.shape[-2:] != image.shape[-2:]:
         sizes = (*mask.shape[-2:], *image.shape[-2:])
         raise InputError("subject mask: is {}x{}; expected the size of its reference, {}x{}".format(*sizes))
-    if not bool(torch.isfinite(mask).all()) or float(mask.min()) < 0 or float(mask.max()) > 1:
-        raise InputError("subject mask: has values outside [0, 1]; expected 1 inside the subject and 0 outside")
-    if not bool((mask > 0.5).any()):
-        raise InputError("subject mask: is empty; expected the subject's pixels to be 1 (or no mask at all)")
+    check_mask(mask, "subject mask")
 
 
 def _cropped(image: Tensor, mask: Tensor, margin: float) -> Tensor:
     """The subject's box with its margin; white where it reaches past the picture."""
-    rows, columns = (mask[0] > 0.5).any(dim=1).nonzero(), (mask[0] > 0.5).any(dim=0).nonzero()
+    inside = mask[0] >= 0.5
+    rows, columns = inside.any(dim=1).nonzero(), inside.any(dim=0).nonzero()
     top, bottom = int(rows.min()), int(rows.max()) + 1
     left, right = int(columns.min()), int(columns.max()) + 1
     around = round(margin * max(bottom - top, right - left))

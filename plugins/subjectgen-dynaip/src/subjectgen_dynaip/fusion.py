@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
-from subjectgen.core import Config as BaseConfig, Features
+from subjectgen.core import JSON, ChangesWeights, Config as BaseConfig, Features
+from subjectgen.core.aggregating import TokenPlaces
 from subjectgen_dynaip.experts import Expert, LevelAggregator
 from subjectgen_dynaip.levels import Level, Levels, resolve_level, resolve_levels
 
@@ -17,23 +20,27 @@ class AddFusion(LevelAggregator):
     class Config(BaseConfig):
         """Options of ``add``."""
 
-        levels: Levels | None = None
+        levels: ChangesWeights[Levels | None] = None
         """Hidden states low, mid, high; null: 10/24, 17/24 and 24/24 of the encoder's blocks."""
-        mean: bool = False
+        mean: ChangesWeights[bool] = False
         """Divide the sum by three, the scale of the mixture's equal weights."""
 
-    component = "add"
-
-    def __init__(self, config: Config, *, width: int, depth: int, context_width: int, pooled_width: int) -> None:
-        levels = resolve_levels(config.levels, depth, component=self.component)
-        super().__init__(levels, width=width, depth=depth, context_width=context_width)
+    def __init__(
+        self, config: Config, *, width: int, depth: int, context_width: int, pooled_width: int | None = None
+    ) -> None:
+        super().__init__(resolve_levels(config.levels, depth), width=width, depth=depth)
         self.config = config
-        self.experts = nn.ModuleList(Expert(width, context_width) for _ in levels)
+        self.experts = nn.ModuleList(Expert(width, context_width) for _ in self.layers)
 
-    def fuse(self, features: Features, places: Int[Tensor, " t"]) -> Float[Tensor, "t d"]:
+    @property
+    def defining(self) -> Mapping[str, JSON]:
+        """Levels as indices of hidden states."""
+        return {"levels": [*self.layers]}
+
+    def fuse(self, features: Features, places: TokenPlaces) -> Float[Tensor, "t d"]:
         """Add the experts' tokens."""
         parts = [
-            expert(self.tokens(features, layer, places))
+            expert(self.gather(features, layer, places))
             for layer, expert in zip(self.layers, self.experts, strict=True)
         ]
         added = parts[0] + parts[1] + parts[2]
@@ -46,19 +53,23 @@ class ConcatFusion(LevelAggregator):
     class Config(BaseConfig):
         """Options of ``concat``."""
 
-        levels: Levels | None = None
+        levels: ChangesWeights[Levels | None] = None
         """Hidden states low, mid, high; null: 10/24, 17/24 and 24/24 of the encoder's blocks."""
 
-    component = "concat"
+    def __init__(
+        self, config: Config, *, width: int, depth: int, context_width: int, pooled_width: int | None = None
+    ) -> None:
+        super().__init__(resolve_levels(config.levels, depth), width=width, depth=depth)
+        self.expert = Expert(len(self.layers) * width, context_width)
 
-    def __init__(self, config: Config, *, width: int, depth: int, context_width: int, pooled_width: int) -> None:
-        levels = resolve_levels(config.levels, depth, component=self.component)
-        super().__init__(levels, width=width, depth=depth, context_width=context_width)
-        self.expert = Expert(len(levels) * width, context_width)
+    @property
+    def defining(self) -> Mapping[str, JSON]:
+        """Levels as indices of hidden states."""
+        return {"levels": [*self.layers]}
 
-    def fuse(self, features: Features, places: Int[Tensor, " t"]) -> Float[Tensor, "t d"]:
+    def fuse(self, features: Features, places: TokenPlaces) -> Float[Tensor, "t d"]:
         """Concatenate channels low, mid, high, and project them."""
-        return self.expert(torch.cat([self.tokens(features, layer, places) for layer in self.layers], dim=1))
+        return self.expert(torch.cat([self.gather(features, layer, places) for layer in self.layers], dim=1))
 
 
 class SingleLevel(LevelAggregator):
@@ -67,16 +78,20 @@ class SingleLevel(LevelAggregator):
     class Config(BaseConfig):
         """Options of ``single_level``."""
 
-        level: Level = "high"
+        level: ChangesWeights[Level] = "high"
         """``low``, ``mid``, ``high`` (10/24, 17/24, 24/24 of the encoder's blocks) or the index of a hidden state."""
 
-    component = "single_level"
-
-    def __init__(self, config: Config, *, width: int, depth: int, context_width: int, pooled_width: int) -> None:
-        level = resolve_level(config.level, depth, component=self.component)
-        super().__init__((level,), width=width, depth=depth, context_width=context_width)
+    def __init__(
+        self, config: Config, *, width: int, depth: int, context_width: int, pooled_width: int | None = None
+    ) -> None:
+        super().__init__((resolve_level(config.level, depth),), width=width, depth=depth)
         self.expert = Expert(width, context_width)
 
-    def fuse(self, features: Features, places: Int[Tensor, " t"]) -> Float[Tensor, "t d"]:
+    @property
+    def defining(self) -> Mapping[str, JSON]:
+        """The level as the index of a hidden state."""
+        return {"level": self.layers[0]}
+
+    def fuse(self, features: Features, places: TokenPlaces) -> Float[Tensor, "t d"]:
         """Project the level's tokens."""
-        return self.expert(self.tokens(features, self.layers[0], places))
+        return self.expert(self.gather(features, self.layers[0], places))

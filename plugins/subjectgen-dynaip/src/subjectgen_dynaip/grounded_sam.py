@@ -17,10 +17,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AutoModelForZeroShotObjectDetection, AutoProcessor, SamModel, SamProcessor
 
-from subjectgen.core import Config as BaseConfig, InputError, to_pil
-from subjectgen_dynaip.loading import Precision, load_frozen, load_processor
+from subjectgen.core import ChangesNothing, ChangesResults, Config as BaseConfig, InputError, to_pil
+from subjectgen.core.weights import Checkpoint, Precision, load_processor, load_transformers
 
 Proposals: TypeAlias = tuple[Float[Tensor, " q"], Bool[Tensor, " q"], Float[Tensor, "q 4"]]
+PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
 SAME = 0.5
 """Boxes that overlap by more than this (intersection over union) are of one thing."""
 
@@ -35,23 +36,23 @@ class GroundedSam(nn.Module):
     class Config(BaseConfig):
         """Options of ``grounded_sam``."""
 
-        detector: str = Field(default="IDEA-Research/grounding-dino-base", min_length=1)
+        detector: ChangesNothing[str] = Field(default="IDEA-Research/grounding-dino-base", min_length=1)
         """Checkpoint of Grounding-DINO: folder, ``package:...`` or hub id."""
-        detector_revision: str | None = None
+        detector_revision: ChangesNothing[str | None] = None
         """Branch, tag or commit of the detector on the hub."""
-        segmenter: str = Field(default="facebook/sam-vit-huge", min_length=1)
+        segmenter: ChangesNothing[str] = Field(default="facebook/sam-vit-huge", min_length=1)
         """Checkpoint of SAM: folder, ``package:...`` or hub id."""
-        segmenter_revision: str | None = None
+        segmenter_revision: ChangesNothing[str | None] = None
         """Branch, tag or commit of the segmenter on the hub."""
-        box_threshold: float = Field(default=0.3, ge=0, le=1)
+        box_threshold: ChangesResults[float] = Field(default=0.3, ge=0, le=1)
         """A box counts if its best token scores more."""
-        text_threshold: float = Field(default=0.25, ge=0, le=1)
+        text_threshold: ChangesResults[float] = Field(default=0.25, ge=0, le=1)
         """A box belongs to its phrase if some word of the phrase scores more."""
-        mask: Literal["best", "largest"] = "best"
+        mask: ChangesResults[Literal["best", "largest"]] = "best"
         """Which of SAM's three masks of a box: the one that it trusts most, or the one with most pixels."""
-        margin: float = Field(default=0.0, ge=0, le=1)
+        margin: ChangesResults[float] = Field(default=0.0, ge=0, le=1)
         """Widen each mask on all sides, by this share of the longer side of its box."""
-        dtype: Precision = "float32"
+        dtype: ChangesResults[Precision] = "float32"
         """Precision of both models."""
 
     def __init__(self, config: Config) -> None:
@@ -62,20 +63,16 @@ class GroundedSam(nn.Module):
         """
         super().__init__()
         self.config = config
-        self.detector: Any = load_frozen(
-            AutoModelForZeroShotObjectDetection,
-            config.detector,
-            ("grounding-dino",),
-            dtype=config.dtype,
-            revision=config.detector_revision,
+        detector = Checkpoint(name=config.detector, revision=config.detector_revision)
+        segmenter = Checkpoint(name=config.segmenter, revision=config.segmenter_revision)
+        options: dict[str, Any] = {"dtype": config.dtype, "exact_blocks": False}
+        self.detector: Any = load_transformers(
+            AutoModelForZeroShotObjectDetection, detector, model_types=("grounding-dino",), **options
         )
-        self.detector_processor: Any = load_processor(AutoProcessor, config.detector, revision=config.detector_revision)
-        self.segmenter: Any = load_frozen(
-            SamModel, config.segmenter, ("sam",), dtype=config.dtype, revision=config.segmenter_revision
-        )
-        self.segmenter_processor: Any = load_processor(
-            SamProcessor, config.segmenter, revision=config.segmenter_revision
-        )
+        self.detector_processor: Any = load_processor(AutoProcessor, detector, *PROCESSOR_FILES)
+        self.segmenter: Any = load_transformers(SamModel, segmenter, model_types=("sam",), **options)
+        self.segmenter_processor: Any = load_processor(SamProcessor, segmenter, *PROCESSOR_FILES)
+        self.requires_grad_(False)
 
     def train(self, mode: bool = True) -> GroundedSam:
         """Stay as it is: a frozen finder has no training mode."""

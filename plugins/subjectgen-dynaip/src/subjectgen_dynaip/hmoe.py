@@ -7,7 +7,7 @@ g groups of a row: the tokens of no reference (text) first, then k references.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import reduce
 from typing import Annotated, Literal, TypeAlias
 
@@ -16,7 +16,8 @@ from jaxtyping import Bool, Float, Int
 from pydantic import AfterValidator, Field
 from torch import Tensor, nn
 
-from subjectgen.core import Config as BaseConfig, Features, InputError, Modality
+from subjectgen.core import JSON, ChangesResults, ChangesWeights, Config as BaseConfig, Features, Modality
+from subjectgen.core.aggregating import TokenPlaces, hidden_state
 from subjectgen_dynaip.experts import Expert, LevelAggregator
 from subjectgen_dynaip.levels import LEVELS, Levels, resolve_levels
 
@@ -67,42 +68,33 @@ class HierarchicalExperts(LevelAggregator):
     class Config(BaseConfig):
         """Options of ``hmoe``."""
 
-        levels: Levels | None = None
+        levels: ChangesWeights[Levels | None] = None
         """Hidden states low, mid, high, negative ones from the last; null: 10/24, 17/24 and 24/24 of the encoder's
         blocks, which is 10, 17, 24 for ViT-L."""
-        router: Literal["joint", "per_level"] = "joint"
+        router: ChangesWeights[Literal["joint", "per_level"]] = "joint"
         """``joint``: one perceptron on the three class tokens side by side. ``per_level``: one for each level."""
-        router_hidden: int | None = Field(default=None, ge=1)
+        router_hidden: ChangesWeights[int | None] = Field(default=None, ge=1)
         """Width between the router's two linear maps; null: the encoder's width."""
-        expert_dropout: float = Field(default=0.05, ge=0, le=1)
+        expert_dropout: ChangesResults[float] = Field(default=0.05, ge=0, le=1)
         """In training, how often an expert is left out, drawn for each expert and each reference of each row. The other
         weights stay as they are. Where all would be left out, one of them, drawn evenly, is kept."""
-        weights: Weights | None = None
+        weights: ChangesResults[Weights | None] = None
         """Weights low, mid, high for all references instead of the router's: control of granularity. Used as given."""
 
-    component = "hmoe"
-
-    def __init__(self, config: Config, *, width: int, depth: int, context_width: int, pooled_width: int) -> None:
-        levels = resolve_levels(config.levels, depth, component=self.component)
-        super().__init__(levels, width=width, depth=depth, context_width=context_width)
+    def __init__(
+        self, config: Config, *, width: int, depth: int, context_width: int, pooled_width: int | None = None
+    ) -> None:
+        super().__init__(resolve_levels(config.levels, depth), width=width, depth=depth)
         self.config = config
-        self.experts = nn.ModuleList(Expert(width, context_width) for _ in levels)
+        self.experts = nn.ModuleList(Expert(width, context_width) for _ in self.layers)
         self.router = Router(width, config.router_hidden or width, config.router)
-        self.weights: tuple[float, float, float] | None = config.weights
+        self.generator = torch.Generator(device="cpu").manual_seed(0)
+        """Drops experts in training; draws nothing at inference."""
 
-    def use_weights(self, weights: Sequence[float] | None) -> None:
-        """Weigh the experts by hand from now on, for every reference; ``None`` gives the choice back to the router.
-
-        Args:
-            weights: low, mid, high; an expert of weight 0 is not computed.
-
-        Raises:
-            InputError: weights that are not three finite numbers of zero or more with sum one (within 0.001).
-        """
-        try:
-            self.weights = None if weights is None else check_weights(weights)
-        except ValueError as error:
-            raise InputError(f"aggregator {self.component!r}: {error}") from error
+    @property
+    def defining(self) -> Mapping[str, JSON]:
+        """Levels and the router's width as numbers."""
+        return {"levels": [*self.layers], "router_hidden": self.config.router_hidden or self.width}
 
     def router_weights(self, features: Features) -> Float[Tensor, "b k 3"]:
         """What the router says of each reference: weights low, mid, high in float32, whatever weights are in use.
@@ -122,7 +114,7 @@ class HierarchicalExperts(LevelAggregator):
         """What is recorded beside the images of each sample: the router's weights by reference, and those in use."""
         rows = self.router_weights(features).cpu()
         counts = [max(row, default=-1) + 1 for row in features.reference.tolist()]  # -1 where no reference is
-        used = None if self.weights is None else list(self.weights)
+        used = None if self.config.weights is None else list(self.config.weights)
         return [
             {
                 "router_weights": [[round(w, 4) for w in reference] for reference in row[:count].tolist()],
@@ -131,34 +123,34 @@ class HierarchicalExperts(LevelAggregator):
             for row, count in zip(rows, counts, strict=True)
         ]
 
-    def fuse(self, features: Features, places: Int[Tensor, " t"]) -> Float[Tensor, "t d"]:
+    def fuse(self, features: Features, places: TokenPlaces) -> Float[Tensor, "t d"]:
         """Weigh and add the experts' tokens."""
         weights = self._token_weights(features, places)
         parts = [
-            weights[:, level, None] * expert(self.tokens(features, layer, places))
+            weights[:, level, None] * expert(self.gather(features, layer, places))
             for level, (layer, expert) in enumerate(zip(self.layers, self.experts, strict=True))
-            if self.weights is None or self.weights[level]
+            if self.config.weights is None or self.config.weights[level]
         ]
         return reduce(torch.add, parts)
 
-    def _token_weights(self, features: Features, places: Int[Tensor, " t"]) -> Float[Tensor, "t 3"]:
+    def _token_weights(self, features: Features, places: TokenPlaces) -> Float[Tensor, "t 3"]:
         """Each token has the weights of its group."""
         groups, count = token_groups(features)
-        if self.weights is None:
+        by_hand = self.config.weights
+        if by_hand is None:
             weights = self._routed(features, groups, count)
         else:
             precise = _precise(self.dtype)
-            weights = torch.tensor(self.weights, dtype=precise, device=groups.device).expand(len(groups), count, -1)
+            weights = torch.tensor(by_hand, dtype=precise, device=groups.device).expand(len(groups), count, -1)
         if self.training and self.config.expert_dropout:
-            weights = drop_experts(weights, self.config.expert_dropout)
-        row = torch.arange(len(groups), device=groups.device)[:, None] * count
-        return weights.flatten(0, 1)[(row + groups).flatten()[places]].to(self.dtype)
+            weights = drop_experts(weights, self.config.expert_dropout, self.generator)
+        return weights[places.row, groups.flatten()[places.index]].to(self.dtype)
 
     def _routed(self, features: Features, groups: Int[Tensor, "b l"], count: int) -> Float[Tensor, "b g 3"]:
         speakers = speaking_tokens(groups, count, features.class_token).to(_precise(self.dtype))
         share = speakers / speakers.sum(dim=2, keepdim=True).clamp(min=1)
         valid = features.mask[..., None]
-        means = [share @ torch.where(valid, self.state(features, layer), 0).to(share) for layer in self.layers]
+        means = [share @ torch.where(valid, hidden_state(features, layer), 0).to(share) for layer in self.layers]
         return self.router(torch.stack(means, dim=2).to(self.dtype))
 
 
@@ -180,12 +172,14 @@ def speaking_tokens(
     return torch.where(chosen.any(dim=2, keepdim=True), chosen, members)
 
 
-def drop_experts(weights: Float[Tensor, "b g 3"], probability: float) -> Float[Tensor, "b g 3"]:
+def drop_experts(
+    weights: Float[Tensor, "b g 3"], probability: float, generator: torch.Generator
+) -> Float[Tensor, "b g 3"]:
     """Set weights to zero at random, each by itself; of those above zero, the one with the highest draw always stays.
 
-    So each of three is left out with probability p - p^3 / 3, and never all of them.
+    So each of three is left out with probability p - p^3 / 3, and never all of them. ``generator``: on the CPU.
     """
-    draws = torch.rand(weights.shape, device=weights.device)
+    draws = torch.rand(weights.shape, generator=generator, device="cpu").to(weights.device)
     last = draws.masked_fill(weights == 0, -1).argmax(dim=2, keepdim=True)
     return weights * (draws >= probability).scatter(2, last, True)
 

@@ -40,44 +40,43 @@ Level: TypeAlias = Annotated[Literal["low", "mid", "high"] | int, BeforeValidato
 """One level by its name or as an index of a hidden state; a negative one counts from the last."""
 
 
-def default_levels(depth: int, *, component: str) -> tuple[int, int, int]:
+def default_levels(depth: int) -> tuple[int, int, int]:
     """The paper's proportions 10/24, 17/24 and 24/24 of the blocks, halves rounded up: 10, 17, 24 of ViT-L's 24.
 
     With two blocks, the fewest that have three levels, low and mid would be one; they are 0 and 1 there.
 
     Args:
         depth: number of hidden states, M + 1.
-        component: the aggregator's name, for messages.
 
     Raises:
         ComponentError: fewer than three hidden states.
     """
     if depth < len(LEVELS):
         raise ComponentError(
-            f"aggregator {component!r}: the encoder has {depth} hidden states; expected at least three, one for each "
-            "level (or the aggregator 'single_level')"
+            f"the encoder has {depth} hidden states; expected at least three, one for each level (or the aggregator "
+            "'single_level')"
         )
     low, mid, high = ((2 * (depth - 1) * share + 24) // 48 for share in _PROPORTIONS)
     return min(low, mid - 1), mid, high
 
 
-def resolve_levels(levels: tuple[int, int, int] | None, depth: int, *, component: str) -> tuple[int, int, int]:
+def resolve_levels(levels: tuple[int, int, int] | None, depth: int) -> tuple[int, int, int]:
     """Low, mid and high as indices from 0 to M; ``None`` gives :func:`default_levels`.
 
     Raises:
         ComponentError: a level that the encoder does not have, or levels that do not rise.
     """
     if levels is None:
-        return default_levels(depth, component=component)
-    low, mid, high = (_index(level, depth, component=component, key="levels") for level in levels)
+        return default_levels(depth)
+    low, mid, high = (_index(level, depth, key="levels") for level in levels)
     try:
         _check_rising((low, mid, high))
     except ValueError as error:
-        raise ComponentError(f"aggregator {component!r}: {error}") from error
+        raise ComponentError(str(error)) from error
     return low, mid, high
 
 
-def resolve_level(level: Level, depth: int, *, component: str) -> int:
+def resolve_level(level: Level, depth: int) -> int:
     """One level as an index from 0 to M.
 
     Raises:
@@ -86,16 +85,15 @@ def resolve_level(level: Level, depth: int, *, component: str) -> int:
     if level == "high":
         return depth - 1
     if isinstance(level, str):
-        return default_levels(depth, component=component)[LEVELS.index(level)]
-    return _index(level, depth, component=component, key="level")
+        return default_levels(depth)[LEVELS.index(level)]
+    return _index(level, depth, key="level")
 
 
-def _index(level: int, depth: int, *, component: str, key: str) -> int:
+def _index(level: int, depth: int, *, key: str) -> int:
     if not -depth <= level < depth:
         closest = depth - 1 if level > 0 else 0
         raise ComponentError(
-            f"aggregator {component!r}: the encoder has hidden states 0-{depth - 1}; {key}: got {level}; "
-            f"did you mean {closest}?"
+            f"{key}: got {level}; the encoder has hidden states 0-{depth - 1}; did you mean {closest}?"
         )
     return level % depth
 

@@ -19,7 +19,18 @@ from jaxtyping import Float
 from pydantic import PositiveInt
 from torch import Tensor
 
-from subjectgen.core import Config, InputError, Reference, Sample, fit_image, load_mask, load_reference, nearest
+from subjectgen.core import (
+    Config,
+    InputError,
+    Reference,
+    Sample,
+    check_mask,
+    fit_image,
+    load_mask,
+    load_reference,
+    nearest,
+)
+from subjectgen.core.files import visible_files
 
 INDEX = "index.jsonl"
 SHOWN = 3
@@ -88,7 +99,7 @@ class Pairs(ABC):
         if mask.shape[1:] != picture.shape[1:]:
             sizes = "{}x{}; expected the size of its picture, {}x{}".format(*mask.shape[1:], *picture.shape[1:])
             raise InputError(f"{key} {fields[key]!r} is {sizes} (height x width)")
-        return _filled(mask, f"{key} {fields[key]!r}")
+        return mask
 
     # ------------------------------------------------------------------------------------------------ the index
 
@@ -117,7 +128,7 @@ class Pairs(ABC):
     def _lines(self) -> Iterator[tuple[int, int, bytes]]:
         """Number, offset and text of every line that is not blank."""
         if not self.index.is_file():
-            names = (entry.name for entry in self.folder.iterdir()) if self.folder.is_dir() else ()
+            names = [file.name for file in visible_files(self.folder)]
             raise InputError(f"{self.index}: no such file{nearest(INDEX, names)}; expected one JSON object per line")
         offset = 0
         with self.index.open("rb") as stream:
@@ -158,7 +169,7 @@ class IntraPairs(Pairs):
         picture = self._picture(fields, "image")
         mask = self._mask(fields, "mask", picture)
         picture, mask = (fit_image(part, self.config.size, "crop") for part in (picture, mask))
-        _filled(mask, f"mask {fields['mask']!r}, cut to the target's frame,")
+        check_mask(mask, f"mask {fields['mask']!r}, cut to the target's frame,")
         reference = Reference(image=picture, subject_mask=mask, name=fields.get("name"))
         return Sample(prompt=fields["caption"], references=(reference,), target=picture)
 
@@ -212,12 +223,6 @@ def read_fields(values: Any, required: Sequence[str], optional: Sequence[str], p
         if not isinstance(value, str) or not value.strip():
             raise InputError(f"{place}: {key}: got {value!r:.60}; expected text that is not empty")
     return values
-
-
-def _filled(mask: Float[Tensor, "1 h w"], label: str) -> Float[Tensor, "1 h w"]:
-    if not bool((mask > 0.5).any()):
-        raise InputError(f"{label} is empty; expected the subject's pixels to be white")
-    return mask
 
 
 @contextmanager

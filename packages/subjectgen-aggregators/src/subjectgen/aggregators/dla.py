@@ -16,7 +16,9 @@ class DualLayerAggregator(LayerwiseAggregator):
     class Config(LayerwiseConfig):
         """Options of ``dla``."""
 
-    def __init__(self, config: Config, *, width: int, depth: int, context_width: int, pooled_width: int) -> None:
+    def __init__(
+        self, config: Config, *, width: int, depth: int, context_width: int, pooled_width: int | None = None
+    ) -> None:
         super().__init__(config, width=width, depth=depth, context_width=context_width, pooled_width=pooled_width)
         self.text_pooling = self.build_pooling(self.modality_layers[Modality.TEXT])
         self.image_pooling = self.build_pooling(self.modality_layers[Modality.IMAGE])

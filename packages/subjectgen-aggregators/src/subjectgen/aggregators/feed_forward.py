@@ -6,7 +6,7 @@ import torch.nn.functional as F  # noqa: N812
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from subjectgen.aggregators.normalization import RMSNorm
+from subjectgen.core.aggregating import RMSNorm
 
 _MULTIPLE = 128
 

@@ -16,7 +16,9 @@ class LayerwiseAttentionPooling(LayerwiseAggregator):
     class Config(LayerwiseConfig):
         """Options of ``lap``."""
 
-    def __init__(self, config: Config, *, width: int, depth: int, context_width: int, pooled_width: int) -> None:
+    def __init__(
+        self, config: Config, *, width: int, depth: int, context_width: int, pooled_width: int | None = None
+    ) -> None:
         super().__init__(config, width=width, depth=depth, context_width=context_width, pooled_width=pooled_width)
         layers = set().union(*self.modality_layers.values())
         self.layer_pooling = self.build_pooling(tuple(sorted(layers)))

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence, Set as AbstractSet
-from typing import Literal, TypeAlias
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from subjectgen.aggregators.layer_attention import LayerAttentionBlock
-from subjectgen.aggregators.tokens import TokenPlaces, hidden_state
 from subjectgen.core import Features
+from subjectgen.core.aggregating import TokenPlaces, hidden_state
 
-Form: TypeAlias = Literal["factored", "plain"]
 _NONE: frozenset[int] = frozenset()
 
 
@@ -27,8 +25,7 @@ class LayerPooling(nn.Module):
         layers: hidden states it may read; each has its own pooling weight.
         inner_width: channels inside; if not ``width``, a linear map without bias comes first.
         heads: attention heads; divides ``inner_width``.
-        blocks: attention blocks. The last one may be pooled in factored form.
-        form: ``factored`` pools before the last block's value and output maps; same result, half the cost.
+        blocks: attention blocks. The last one is pooled before its value and output maps.
 
     Source: paper section 3.2, Figure 2(b); UniFusion (arXiv 2510.12789); Krea 2's ``TextFusion``.
     """
@@ -44,10 +41,8 @@ class LayerPooling(nn.Module):
         feed_forward: bool = False,
         qk_norm: bool = False,
         layer_embedding: bool = False,
-        form: Form = "factored",
     ) -> None:
         super().__init__()
-        self.form = form
         self.position = {layer: position for position, layer in enumerate(layers)}
         self.project = nn.Identity() if inner_width == width else nn.Linear(width, inner_width, bias=False)
         self.embedding = nn.Parameter(torch.zeros(len(layers), inner_width)) if layer_embedding else None
@@ -75,11 +70,8 @@ class LayerPooling(nn.Module):
             zeroed: layers taken as zero; the others still attend to them.
             unweighted: layers whose pooling weight is taken as zero.
         """
-        x = self._enter(features, places, layers, zeroed)
         weights = self.pooling_weights(layers, unweighted)
-        if self.form == "factored":
-            return self._last.pool(x, weights)
-        return torch.matmul(weights, self._last(x))
+        return self._last.pool(self._enter(features, places, layers, zeroed), weights)
 
     def pooling_weights(self, layers: Sequence[int], unweighted: AbstractSet[int] = _NONE) -> Float[Tensor, " n"]:
         """Signed weights of the linear map over these ``layers``."""

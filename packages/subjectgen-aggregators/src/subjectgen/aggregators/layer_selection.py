@@ -8,7 +8,7 @@ from typing import Annotated, Any, TypeAlias
 
 from pydantic import BeforeValidator, model_validator
 
-from subjectgen.core import ComponentError, Config, nearest
+from subjectgen.core import ChangesResults, ChangesWeights, ComponentError, Config, nearest
 
 _RANGE = re.compile(r"(\d+)\s*-\s*(\d+)(?:\s*:\s*([1-9]\d*))?")
 _INDEX = re.compile(r"-?\d+")
@@ -42,9 +42,9 @@ LayerRange: TypeAlias = Annotated[tuple[str, ...], BeforeValidator(_terms)]
 class ModalityLayers(Config):
     """A layer range for text tokens and one for image tokens; a plain range stands for both."""
 
-    text: LayerRange = ("all",)
+    text: ChangesWeights[LayerRange] = ("all",)
     """Hidden states read at text tokens."""
-    image: LayerRange = ("all",)
+    image: ChangesWeights[LayerRange] = ("all",)
     """Hidden states read at image tokens."""
 
     @model_validator(mode="before")
@@ -58,9 +58,9 @@ class ModalityLayers(Config):
 class ZeroedLayers(Config):
     """Hidden states to zero at inference, per modality (Table A)."""
 
-    text: LayerRange = ()
+    text: ChangesResults[LayerRange] = ()
     """Zeroed at text tokens."""
-    image: LayerRange = ()
+    image: ChangesResults[LayerRange] = ()
     """Zeroed at image tokens."""
 
 

@@ -8,8 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from subjectgen.aggregators.feed_forward import FeedForward
-from subjectgen.aggregators.normalization import RMSNorm
-from subjectgen.aggregators.tokens import TokenPlaces
+from subjectgen.core.aggregating import RMSNorm, TokenPlaces
 
 
 class Refiner(nn.Module):

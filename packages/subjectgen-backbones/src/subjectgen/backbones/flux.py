@@ -28,7 +28,6 @@ from subjectgen.core import (
     Config as BaseConfig,
     StepConditions,
     Streams,
-    resolve_checkpoint,
 )
 
 
@@ -201,8 +200,8 @@ def _constant(config: FluxBackbone.Config, width: int) -> Float[Tensor, " p"]:
 def _build_transformer(config: FluxBackbone.Config) -> FluxTransformer2DModel:
     dtype: torch.dtype = getattr(torch, config.dtype)
     if config.checkpoint is not None:
-        source = resolve_checkpoint(config.checkpoint, revision=config.revision)
-        return load_transformer(source, dtype=dtype, subfolder=config.subfolder, revision=config.revision)
+        places = {"subfolder": config.subfolder, "revision": config.revision}
+        return load_transformer(config.checkpoint, dtype=dtype, **places)
     assert config.architecture is not None  # the Config's own rule
     transformer = FluxTransformer2DModel(**config.architecture.model_dump())
     return nn.Module.to(transformer, dtype)  # diffusers' own `to` warns of a list of exceptions that is empty

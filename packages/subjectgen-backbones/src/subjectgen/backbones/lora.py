@@ -21,7 +21,7 @@ from torch import nn
 
 from subjectgen.backbones.lora_files import METADATA_KEY, PREFIX, LoRAFile, read_lora
 from subjectgen.core import ChangesResults, ChangesWeights, CheckpointError, Config
-from subjectgen.core.checkpoint import atomic_write
+from subjectgen.core.files import atomic_write
 
 ADAPTER = "default"
 

@@ -19,8 +19,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from subjectgen.core import CheckpointError
-from subjectgen.core.checkpoint import verify
 from subjectgen.core.errors import one_line
+from subjectgen.core.weights import verify
 
 LORA_FILE = "lora.safetensors"
 FOREIGN_FILES = ("dit_lora.safetensors", "pytorch_lora_weights.safetensors", "adapter_model.safetensors")

@@ -10,9 +10,8 @@ from typing import Any
 import torch
 
 from subjectgen.backbones.site_transformer import FluxTransformer2DModel
-from subjectgen.backbones.weight_files import tensor_shapes
 from subjectgen.core import CheckpointError
-from subjectgen.core.errors import one_line
+from subjectgen.core.weights import quiet, reading, tensor_shapes
 
 WIDTH = 3072
 """diffusers' converter splits the fused layers of single blocks at this width, whatever the file's."""
@@ -31,16 +30,14 @@ def load_single_file(file: Path, *, dtype: torch.dtype) -> FluxTransformer2DMode
             that are missing or of another shape.
     """
     sizes = architecture(file)
-    try:
-        with TemporaryDirectory() as folder:
-            (Path(folder) / "config.json").write_text(json.dumps(sizes))
+    with reading("a FluxTransformer2DModel", str(file)), quiet(), TemporaryDirectory() as folder:
+        (Path(folder) / "config.json").write_text(json.dumps(sizes))
+        try:
             transformer = FluxTransformer2DModel.from_single_file(
                 str(file), config=folder, torch_dtype=dtype, local_files_only=True
             )
-    except KeyError as error:
-        raise CheckpointError(f"{file}: tensor {error} is missing") from error
-    except (OSError, ValueError, RuntimeError, TypeError) as error:
-        raise CheckpointError(f"{file}: cannot be converted to a FluxTransformer2DModel: {one_line(error)}") from error
+        except KeyError as error:
+            raise CheckpointError(f"{file}: tensor {error} is missing") from error
     empty = sorted(name for name, parameter in transformer.named_parameters() if parameter.is_meta)
     if empty:
         raise CheckpointError(f"{file}: {len(empty)} tensors are missing, such as {empty[0]}")

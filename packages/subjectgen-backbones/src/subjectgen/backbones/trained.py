@@ -11,8 +11,8 @@ from subjectgen.backbones.lora import LoRASettings, load_lora, lora_parameters, 
 from subjectgen.backbones.lora_files import LORA_FILE, find_lora
 from subjectgen.backbones.site_transformer import FluxTransformer2DModel
 from subjectgen.backbones.transformer import copy_weights, load_transformer
-from subjectgen.core import CheckpointError, ComponentError, resolve_checkpoint
-from subjectgen.core.checkpoint import atomic_folder
+from subjectgen.core import CheckpointError, ComponentError
+from subjectgen.core.files import atomic_folder
 
 TRANSFORMER_FOLDER = "transformer"
 
@@ -61,7 +61,7 @@ class TrainedWeights(nn.Module):
         """
         folder = Path(folder)
         if self.config.full_training:
-            place = resolve_checkpoint(str((folder / TRANSFORMER_FOLDER).absolute()))
+            place = str((folder / TRANSFORMER_FOLDER).absolute())
             loaded = load_transformer(place, dtype=self.transformer.x_embedder.weight.dtype)
             copy_weights(loaded, self.transformer, place)
         elif self.config.lora is not None:

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
 import torch
 from pydantic import Field, ValidationError, model_validator
 from torch import nn
 
-from subjectgen.backbones.hub import downloaded
 from subjectgen.backbones.single_file import load_single_file
 from subjectgen.backbones.site_transformer import FluxTransformer2DModel
-from subjectgen.backbones.weight_files import Shapes, check_tensors, read_config
 from subjectgen.core import ChangesWeights, CheckpointError, Config
 from subjectgen.core.errors import one_line
+from subjectgen.core.weights import Checkpoint, load_diffusers
 
 
 class FluxArchitecture(Config):
@@ -58,30 +54,17 @@ def load_transformer(
         CheckpointError: nothing there, unreadable, another architecture, or tensors that are missing, unexpected or of
             another shape.
     """
-    place = Path(source)
-    if place.is_file():
-        return load_single_file(place, dtype=dtype)
-    folder = place / (subfolder or "") if place.exists() else downloaded(source, subfolder=subfolder, revision=revision)
-    check_tensors(folder, _shapes(folder, read_config(folder)))
+    checkpoint = Checkpoint(name=source, subfolder=subfolder or "", revision=revision)
+    if checkpoint.path is not None and checkpoint.path.is_file():
+        return load_single_file(checkpoint.path, dtype=dtype)
+    sizes = checkpoint.config("_class_name", [FluxTransformer2DModel.__name__])
     try:
-        return FluxTransformer2DModel.from_pretrained(folder, torch_dtype=dtype, use_safetensors=True)
-    except (OSError, ValueError, RuntimeError, TypeError) as error:
-        raise CheckpointError(f"{folder}: cannot be loaded: {one_line(error)}") from error
-
-
-def _shapes(folder: Path, config: dict[str, Any]) -> Shapes:
-    """Tensors of the transformer that a configuration describes."""
-    try:
-        FluxArchitecture.model_validate({key: config[key] for key in FluxArchitecture.model_fields if key in config})
-        with torch.device("meta"):
-            transformer = FluxTransformer2DModel.from_config(config)
+        FluxArchitecture.model_validate({key: sizes[key] for key in FluxArchitecture.model_fields if key in sizes})
     except ValidationError as error:
         first = error.errors()[0]
         given = f"{first['loc'][0]}: got {first['input']!r}: " if first["loc"] else ""
-        raise CheckpointError(f"{folder / 'config.json'}: {given}{first['msg']}") from error
-    except (ValueError, RuntimeError, TypeError) as error:
-        raise CheckpointError(f"{folder / 'config.json'}: describes no FLUX.1: {one_line(error)}") from error
-    return {name: tuple(tensor.shape) for name, tensor in transformer.state_dict().items()}
+        raise CheckpointError(f"{checkpoint}: config.json: {given}{first['msg']}") from error
+    return load_diffusers(FluxTransformer2DModel, checkpoint, dtype=dtype)
 
 
 def copy_weights(source: nn.Module, target: nn.Module, place: str) -> None:

@@ -19,16 +19,18 @@ from subjectgen.core.errors import (
     nearest,
 )
 from subjectgen.core.hookspecs import hookimpl
+from subjectgen.core.inputs import as_list, as_seeds
 from subjectgen.core.roles import Changes, ChangesNothing, ChangesResults, ChangesWeights
+from subjectgen.core.text import valid_text
 
 if TYPE_CHECKING:
-    from subjectgen.core.checkpoint import resolve_checkpoint as resolve_checkpoint
     from subjectgen.core.images import (
         fit_image as fit_image,
-        load_mask as load_mask,
+        image_tensor as image_tensor,
         load_reference as load_reference,
         to_pil as to_pil,
     )
+    from subjectgen.core.masks import check_mask as check_mask, load_mask as load_mask
     from subjectgen.core.part import Part as Part
     from subjectgen.core.parts import (
         Aggregator as Aggregator,
@@ -38,15 +40,19 @@ if TYPE_CHECKING:
         Calibrated as Calibrated,
         Checkpoints as Checkpoints,
         Dataset as Dataset,
+        Defines as Defines,
         Encoder as Encoder,
         Explains as Explains,
         Finder as Finder,
         HasWidth as HasWidth,
         Injector as Injector,
+        KnowsWords as KnowsWords,
+        ListsKeys as ListsKeys,
         Merges as Merges,
         Metric as Metric,
         PlacesReferences as PlacesReferences,
         Prepares as Prepares,
+        ReadsSubjectMasks as ReadsSubjectMasks,
         Schedule as Schedule,
         SetMetric as SetMetric,
         ShowsInputs as ShowsInputs,
@@ -57,6 +63,7 @@ if TYPE_CHECKING:
     from subjectgen.core.samples import (
         EVERYTHING as EVERYTHING,
         JSON as JSON,
+        KEY as KEY,
         NOTHING as NOTHING,
         Reference as Reference,
         Sample as Sample,
@@ -83,10 +90,13 @@ if TYPE_CHECKING:
         Streams as Streams,
         TokenGroup as TokenGroup,
     )
+    from subjectgen.core.weights import resolve_checkpoint as resolve_checkpoint
 
 _LAZY = {
-    "resolve_checkpoint": "subjectgen.core.checkpoint",
-    "load_mask": "subjectgen.core.images",
+    "resolve_checkpoint": "subjectgen.core.weights",
+    "check_mask": "subjectgen.core.masks",
+    "load_mask": "subjectgen.core.masks",
+    "image_tensor": "subjectgen.core.images",
     "load_reference": "subjectgen.core.images",
     "fit_image": "subjectgen.core.images",
     "to_pil": "subjectgen.core.images",
@@ -102,15 +112,19 @@ _LAZY = {
             "Calibrated",
             "Checkpoints",
             "Dataset",
+            "Defines",
             "Encoder",
             "Explains",
             "Finder",
             "HasWidth",
             "Injector",
+            "KnowsWords",
+            "ListsKeys",
             "Merges",
             "Metric",
             "PlacesReferences",
             "Prepares",
+            "ReadsSubjectMasks",
             "Schedule",
             "SetMetric",
             "ShowsInputs",
@@ -119,7 +133,7 @@ _LAZY = {
         "subjectgen.core.parts",
     ),
     **dict.fromkeys(
-        ["EVERYTHING", "JSON", "NOTHING", "Reference", "Sample", "Visibility"],
+        ["EVERYTHING", "JSON", "KEY", "NOTHING", "Reference", "Sample", "Visibility"],
         "subjectgen.core.samples",
     ),
     **dict.fromkeys(
@@ -160,8 +174,11 @@ __all__ = [
     "ConfigError",
     "InputError",
     "SubjectgenError",
+    "as_list",
+    "as_seeds",
     "hookimpl",
     "nearest",
+    "valid_text",
     *_LAZY,
 ]
 

@@ -27,8 +27,8 @@ class InputError(SubjectgenError):
 
 
 def nearest(word: str, choices: Iterable[str]) -> str:
-    """Return ``"; did you mean 'x'?"`` for the closest choice, or an empty string when none is close."""
-    found = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.5)
+    """Return ``"; did you mean 'x'?"`` for the closest choice but the word itself, or nothing when none is close."""
+    found = difflib.get_close_matches(word, [choice for choice in choices if choice != word], n=1, cutoff=0.5)
     return f"; did you mean {found[0]!r}?" if found else ""
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from subjectgen.core.component import Config
 from subjectgen.core.guard import guarded
-from subjectgen.core.plugins.records import Offer
+from subjectgen.core.offer import Offer
 from subjectgen.core.roles import Changes, values
 
 

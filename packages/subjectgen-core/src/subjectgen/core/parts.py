@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from subjectgen.core.samples import Sample, Visibility
+from subjectgen.core.samples import JSON, Sample, Visibility
 from subjectgen.core.scores import Quantity, Row
 from subjectgen.core.streams import (
     ActiveBranches,
@@ -50,11 +50,28 @@ class Encoder(Protocol):
 
 
 @runtime_checkable
+class ReadsSubjectMasks(Protocol):
+    """An encoder that heeds ``Reference.subject_mask``: without one in an experiment, masks are refused."""
+
+    reads_subject_masks: bool
+    """True."""
+
+
+@runtime_checkable
 class ShowsInputs(Protocol):
     """An encoder that shows what its model gets: what must be equal for its answers to be equal."""
 
     def prepared(self, samples: Sequence[Sample]) -> Mapping[str, Tensor]:
         """Token ids, masks and prepared pictures of a batch, by name."""
+        ...
+
+
+@runtime_checkable
+class KnowsWords(Protocol):
+    """An encoder that can say which words it does not know; worth a warning, for it goes on without them."""
+
+    def unknown_words(self, prompt: str) -> list[str]:
+        """Words of a prompt that become its tokenizer's token for the unknown, each once, in the prompt's order."""
         ...
 
 
@@ -92,6 +109,18 @@ class Aggregator(Protocol):
 
     def __call__(self, features: Features) -> Conditioning:
         """Aggregate. Token order is kept; tokens that are not used are cut or masked."""
+        ...
+
+
+@runtime_checkable
+class Defines(Protocol):
+    """A part whose trained weights depend on what its options come to mean once sizes are known: ``layers: late`` are
+    hidden states 20-28 of one encoder and 26-36 of another.
+    """
+
+    @property
+    def defining(self) -> Mapping[str, JSON]:
+        """By dotted key of the config: the value meant, in place of the one written, for every such option."""
         ...
 
 
@@ -264,6 +293,15 @@ class Dataset(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Sample: ...
+
+
+@runtime_checkable
+class ListsKeys(Protocol):
+    """A data set that knows the keys of all samples without reading them; runs keep a hash of them."""
+
+    def keys(self) -> Sequence[str]:
+        """In the order of the samples."""
+        ...
 
 
 @runtime_checkable

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from numbers import Real
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from subjectgen.core.errors import InputError
+from subjectgen.core.masks import check_mask
 from subjectgen.core.samples import Reference, Sample
 from subjectgen.core.streams import Placement
 
@@ -29,8 +31,8 @@ def place_references(samples: Sequence[Sample], target_grid: tuple[int, int]) ->
         target_grid: Rows and columns of the target in backbone tokens.
 
     Raises:
-        InputError: A mask that is empty, not finite, outside [0, 1] or of another aspect ratio, or a weight that is
-            not finite. Names the sample and the reference.
+        InputError: A mask that selects nothing, is not finite, outside [0, 1] or of another aspect ratio, or a weight
+            that is not finite. Names the sample and the reference.
     """
     if not any(
         reference.region_mask is not None or reference.weight != 1.0 for s in samples for reference in s.references
@@ -51,13 +53,7 @@ def _region(reference: Reference, grid: tuple[int, int], place: str) -> Float[Te
     mask = reference.region_mask
     if mask is None:
         return torch.ones(grid)
-    mask = mask.detach().float().cpu()
-    if mask.ndim != 3 or mask.shape[0] != 1 or not mask.numel():
-        raise InputError(f"{place}: the region mask has shape {tuple(mask.shape)}; expected 1 x height x width")
-    if not bool(torch.isfinite(mask).all()) or float(mask.min()) < 0 or float(mask.max()) > 1:
-        raise InputError(f"{place}: the region mask has values outside [0, 1]; expected 1 inside and 0 outside")
-    if not bool((mask > 0).any()):
-        raise InputError(f"{place}: the region mask is empty; expected at least one pixel inside (or no mask at all)")
+    mask = check_mask(mask.detach().float().cpu(), f"{place}: the region mask")
     height, width = mask.shape[-2:]
     ratio = (height / width) / (grid[0] / grid[1])
     if abs(ratio - 1) > RATIO_TOLERANCE:
@@ -78,9 +74,9 @@ def _overlaps(pixels: int, tokens: int) -> Float[Tensor, "tokens pixels"]:
 
 
 def _weight(reference: Reference, place: str) -> float:
-    if not isinstance(reference.weight, (int, float)) or not math.isfinite(reference.weight):
+    if not isinstance(reference.weight, Real) or not math.isfinite(reference.weight):
         raise InputError(f"{place}: weight is {reference.weight}; expected a finite number")
-    return reference.weight
+    return float(reference.weight)
 
 
 def _place(row: int, number: int, reference: Reference, rows: int) -> str:

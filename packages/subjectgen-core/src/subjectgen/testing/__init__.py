@@ -20,6 +20,7 @@ import pytest
 
 if TYPE_CHECKING:
     from subjectgen.testing.aggregator import AggregatorContract as AggregatorContract
+    from subjectgen.testing.autoencoder import AutoencoderContract as AutoencoderContract
     from subjectgen.testing.backbone import BackboneContract as BackboneContract
     from subjectgen.testing.base import Contract as Contract
     from subjectgen.testing.capabilities import (
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 
 _LAZY = {
     "AggregatorContract": "aggregator",
+    "AutoencoderContract": "autoencoder",
     "BackboneContract": "backbone",
     "CachesReferencesContract": "capabilities",
     "CheckpointsContract": "capabilities",

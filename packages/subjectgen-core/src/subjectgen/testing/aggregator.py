@@ -33,8 +33,9 @@ class AggregatorContract(Contract):
     gives features of a narrower kind than a multimodal LLM's.
     """
 
-    runtime: ClassVar[dict[str, int]] = {"width": 16, "depth": 5, "context_width": 12, "pooled_width": 6}
-    """Channels of the hidden states, number of them, channels of the context tokens, width of the pooled vector."""
+    runtime: ClassVar[dict[str, Any]] = {"width": 16, "depth": 5, "context_width": 12, "pooled_width": 6}
+    """Channels of the hidden states, number of them, channels of the context tokens, width of the pooled vector or
+    ``None`` for a backbone that takes none."""
 
     def features(self, dtype: torch.dtype = torch.float32) -> st.SearchStrategy[Features]:
         """Features the laws are tried on."""
@@ -60,7 +61,9 @@ class AggregatorContract(Contract):
         assert set(aggregator.layers) <= set(range(self.runtime["depth"]))
 
     def test_shapes_are_as_promised(self, aggregator: Aggregator) -> None:
-        """Tokens (b, l, d) with the promised width, a mask (b, l), and if any a pooled vector (b, p)."""
+        """Tokens (b, l, d) with the promised width, a mask (b, l), and if any a pooled vector (b, p); none for a
+        backbone that takes none.
+        """
 
         @_SETTINGS
         @given(features=self.features())
@@ -71,6 +74,22 @@ class AggregatorContract(Contract):
             assert len(conditioning.mask) == rows
             assert conditioning.mask.dtype == torch.bool
             assert conditioning.pooled is None or conditioning.pooled.shape == (rows, self.runtime["pooled_width"])
+
+        law()
+
+    def test_reference_of_each_token_is_kept(self, aggregator: Aggregator) -> None:
+        """Every valid token says which reference it tells of, as the features do; tokens may only be left out."""
+
+        @_SETTINGS
+        @given(features=self.features())
+        def law(features: Features) -> None:
+            conditioning = aggregator(features)
+            assert conditioning.reference is not None
+            assert conditioning.reference.shape == conditioning.mask.shape
+            for row, (given_row, kept_row) in enumerate(zip(features.mask, conditioning.mask, strict=True)):
+                expected = iter(features.reference[row][given_row].tolist())
+                found = conditioning.reference[row][kept_row].tolist()
+                assert all(number in expected for number in found)  # takes from the iterator: in this order
 
         law()
 
@@ -240,6 +259,7 @@ def _padded(features: Features, left: int, right: int) -> Features:
         lambda states: pad(states.mT, 7).mT,
         modality=pad(features.modality, Modality.PADDING),
         reference=pad(features.reference, -1),
+        class_token=None if features.class_token is None else pad(features.class_token, 0),
     )
 
 
@@ -250,5 +270,6 @@ def _only_row(features: Features, row: int) -> Features:
         lambda states: states[chosen],
         modality=features.modality[chosen],
         reference=features.reference[chosen],
+        class_token=None if features.class_token is None else features.class_token[chosen],
         pooled=None if features.pooled is None else features.pooled[chosen],
     )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import pytest
@@ -15,10 +16,12 @@ from subjectgen.core import (
     Encoder,
     Features,
     InputError,
+    KnowsWords,
     Latents,
     Modality,
     Reference,
     Sample,
+    ShowsInputs,
 )
 from subjectgen.testing.base import Contract
 
@@ -40,6 +43,8 @@ class EncoderContract(Contract):
 
     words: ClassVar[Sequence[str]] = ("a", "red", "toy", "on", "the", "beach")
     """What prompts are made of; the first two must differ for the tokenizer."""
+    unknown: ClassVar[Sequence[str]] = ()
+    """Words that its tokenizer does not know, if there are any."""
     image_size: ClassVar[tuple[int, int]] = (40, 56)
     """Height and width of the references."""
     tolerance: ClassVar[float] = 1e-4
@@ -95,10 +100,16 @@ class EncoderContract(Contract):
         assert all(torch.isfinite(tensor).all() for tensor in _tensors(encoded))
 
     def test_same_input_same_output(self, encoder: Any) -> None:
-        """There is no randomness."""
+        """Nothing is drawn: whatever was drawn before, the answer is the same, and nobody else's draws change."""
         batch = [self.sample(seed=seed) for seed in range(2)]
-        first, second = _tensors(encoder.encode(batch)), _tensors(encoder.encode(batch))
-        assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+        answers = []
+        with torch.random.fork_rng(devices=()):
+            for seed in (0, 1):
+                torch.manual_seed(seed)
+                before = torch.get_rng_state()
+                answers.append(_tensors(encoder.encode(batch)))
+                assert torch.equal(torch.get_rng_state(), before), "it draws from torch's global generator"
+        assert all(torch.equal(a, b) for a, b in zip(*answers, strict=True))
 
     def test_rows_are_independent_and_padding_does_not_matter(self, encoder: Any) -> None:
         """A row says the same alone and beside longer rows, on whichever side padding is."""
@@ -150,11 +161,38 @@ class EncoderContract(Contract):
         }
         expected = _valid(encoder.encode([base]), 0)
         for name, sample in other.items():
-            same = all(
-                a.shape == b.shape and torch.equal(a, b)
-                for a, b in zip(expected, _valid(encoder.encode([sample]), 0), strict=True)
-            )
+            same = _equal(expected, _valid(encoder.encode([sample]), 0))
             assert same == (name not in encoder.inputs), f"{name} should {'' if same else 'not '}change the output"
+
+    def test_what_it_shows_is_what_it_reads(self, encoder: Encoder) -> None:
+        """Samples of which it shows the same get the same answer, and what it does not read it does not show."""
+        if not isinstance(encoder, ShowsInputs):
+            pytest.skip("it does not show what its model gets")
+        base = Sample(prompt=self.words[0], references=self.references(2, seed=1))
+        others = [
+            replace(base, key="other", facts={"subject": "dog"}),
+            replace(base, prompt=self.words[1]),
+            *(replace(base, references=self._exchanged(base.references, place)) for place in (0, 1)),
+        ]
+        shown, answer = encoder.prepared([base]), _valid(encoder.encode([base]), 0)
+        for other in others:
+            same = _equal(answer, _valid(encoder.encode([other]), 0))
+            now = encoder.prepared([other])
+            assert (shown.keys() == now.keys() and _equal(shown.values(), now.values())) == same
+
+    def test_words_it_does_not_know_are_named(self, encoder: Any) -> None:
+        """As the prompt writes them, each once; its own words are known."""
+        if not isinstance(encoder, KnowsWords):
+            pytest.skip("it does not say which words it knows")
+        known = " ".join(self.words)
+        assert encoder.unknown_words(known) == []
+        assert encoder.unknown_words("") == []
+        for word in self.unknown:
+            assert encoder.unknown_words(f"{known} {word}, {known} {word}") == [word]
+
+    def _exchanged(self, references: Sequence[Reference], place: int) -> tuple[Reference, ...]:
+        (other,) = self.references(1, seed=7)
+        return tuple(other if number == place else one for number, one in enumerate(references))
 
     def test_mistakes_are_input_errors(self, encoder: Any) -> None:
         """An empty batch, an unknown layer and a reference that is no image are told apart from bugs."""
@@ -200,6 +238,10 @@ def _tensors(encoded: Features | Latents | Conditioning) -> list[Tensor]:
     found = [encoded.pooled]
     found += [encoded.tokens] if isinstance(encoded, Conditioning) else [*encoded.hidden_states, encoded.image_features]
     return [tensor for tensor in found if tensor is not None]
+
+
+def _equal(some: Iterable[Tensor], others: Iterable[Tensor]) -> bool:
+    return all(a.shape == b.shape and torch.equal(a, b) for a, b in zip(some, others, strict=True))
 
 
 def _valid(encoded: Features | Latents | Conditioning, row: int) -> list[Tensor]:

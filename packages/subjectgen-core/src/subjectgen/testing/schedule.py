@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import struct
+
 import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 
-from subjectgen.core import Schedule
+from subjectgen.core import EVERYTHING, Schedule
 from subjectgen.testing.base import Contract
 
 TIMESTEPS = st.one_of(st.floats(0.0, 1.0), st.sampled_from([0.0, 1.0]), st.integers(0, 1000).map(lambda k: k / 1000))
@@ -20,6 +22,8 @@ class ScheduleContract(Contract):
 
     Give a fixture ``schedule``, built for any branches. Override ``image_tokens`` if the schedule needs a certain
     number of tokens to know its shift.
+
+    ``subjectgen.schedules.base.BranchSchedule`` keeps them all; a schedule that inherits it only says its stages.
     """
 
     @pytest.fixture
@@ -33,12 +37,16 @@ class ScheduleContract(Contract):
         assert schedule.steps >= 1
 
     def test_grid_falls_strictly_from_one_to_zero(self, schedule: Schedule, image_tokens: int) -> None:
-        """N steps are N + 1 points, both ends exact."""
+        """N steps are N + 1 points in float64, both ends exact.
+
+        A float32 grid is refused: its 0.95 is smaller than the number 0.95, and thus in another stage.
+        """
 
         @settings(deadline=None, max_examples=50)
         @given(steps=st.one_of(st.none(), st.integers(1, 1000)))
         def law(steps: int | None) -> None:
             grid = schedule.timesteps(steps, image_tokens=image_tokens)
+            assert grid.dtype == torch.float64
             assert grid.shape == ((schedule.steps if steps is None else steps) + 1,)
             assert grid[0] == 1
             assert grid[-1] == 0
@@ -47,7 +55,7 @@ class ScheduleContract(Contract):
         law()
 
     def test_somebody_always_speaks(self, schedule: Schedule) -> None:
-        """At every t at least one branch sees something, and every branch of the experiment is named."""
+        """At every t, both ends included, at least one branch sees something, and every branch is named."""
         branches = set(schedule.active(1.0).visibility)
 
         @settings(deadline=None)
@@ -61,8 +69,22 @@ class ScheduleContract(Contract):
 
         law()
 
+    def test_a_timestep_kept_in_32_bits_is_in_its_own_stage(self, schedule: Schedule, image_tokens: int) -> None:
+        """``float(torch.tensor(t, dtype=torch.float32))`` gets the branches and guidance of t, on boundaries too."""
+
+        def same(timestep: float) -> None:
+            rounded = struct.unpack("f", struct.pack("f", timestep))[0]
+            assert schedule.stage(rounded) == schedule.stage(timestep)
+            assert schedule.active(rounded) == schedule.active(timestep)
+            assert schedule.guidance(rounded) == schedule.guidance(timestep)
+
+        for steps in (None, 20, 100):
+            for timestep in schedule.timesteps(steps, image_tokens=image_tokens).tolist():
+                same(timestep)
+        settings(deadline=None)(given(timestep=TIMESTEPS)(same))()
+
     def test_guidance_is_defined_everywhere(self, schedule: Schedule) -> None:
-        """At every t there is guidance; its negative pass speaks of known branches only."""
+        """At every t there is guidance; with two passes it says of every branch what the negative one sees."""
         branches = set(schedule.active(1.0).visibility)
 
         @settings(deadline=None)
@@ -71,6 +93,8 @@ class ScheduleContract(Contract):
             guidance = schedule.guidance(timestep)
             assert guidance.true_cfg >= 0
             assert set(guidance.negative) <= branches
+            if guidance.true_cfg != 1:
+                assert set(guidance.negative) == branches
 
         law()
 
@@ -109,6 +133,12 @@ class ScheduleContract(Contract):
                 assert active.restricted(outcome).names <= active.names
 
         law()
+
+    def test_dropout_leaves_something_to_learn_from(self, schedule: Schedule) -> None:
+        """Of 2,000 rows at least one lets some branch see something."""
+        branches = schedule.active(1.0).visibility
+        drawn = schedule.sample_dropout(2000, generator=torch.Generator().manual_seed(0))
+        assert any(not outcome.get(name, EVERYTHING).nothing for outcome in drawn for name in branches)
 
     def test_training_and_sampling_agree(self, schedule: Schedule, image_tokens: int) -> None:
         """Stage, branches and guidance follow from t alone: drawing for training changes nothing."""

@@ -13,6 +13,7 @@ from transformers import CLIPTextModel
 from subjectgen.encoders.frozen import Frozen
 from subjectgen.encoders.loading import CheckpointConfig, load_model, load_tokenizer
 from subjectgen.encoders.planned import Sources, new_model
+from subjectgen.encoders.token_limits import checked_prompts, tell_cuts
 
 MODEL_TYPES = ("clip_text_model", "clip")
 
@@ -32,12 +33,11 @@ class ClipText(Frozen):
         """Load from the folders ``text_encoder`` and ``tokenizer`` of a checkpoint."""
         model = load_model(
             CLIPTextModel,
-            config,
+            config.located("text_encoder"),
             model_types=MODEL_TYPES,
             dtype=dtype,
-            subfolder="text_encoder",
         )
-        return cls(model, load_tokenizer(config, "tokenizer"))
+        return cls(model, load_tokenizer(config.located("tokenizer")))
 
     @classmethod
     def planned(cls, checkpoint: str, sources: Sources, *, dtype: str) -> ClipText:
@@ -46,18 +46,28 @@ class ClipText(Frozen):
         model = new_model(CLIPTextModel, values, model_types=MODEL_TYPES, dtype=dtype)
         return cls(model, sources.tokenizer(end=model.config.eos_token_id))
 
+    @property
+    def limit(self) -> int:
+        """Most tokens of a prompt, its first and last included."""
+        return self.model.config.max_position_embeddings
+
     def tokenize(self, prompts: Sequence[str]) -> Any:
         """Token ids and mask of prompts; longer ones are cut, as in FLUX."""
         return self.tokenizer(
-            list(prompts),
+            checked_prompts(prompts),
             padding="longest",
-            max_length=self.model.config.max_position_embeddings,
+            max_length=self.limit,
             truncation=True,
             return_tensors="pt",
         )
 
     @torch.no_grad()
     def pooled(self, prompts: Sequence[str]) -> Float[Tensor, "b p"]:
-        """Hidden state at each prompt's end token, after the final norm."""
+        """Hidden state at each prompt's end token, after the final norm; a warning says what of a prompt is cut.
+
+        Raises:
+            InputError: A prompt of which no word is read, or that is no valid Unicode.
+        """
+        tell_cuts(self.tokenizer, checked_prompts(prompts), self.limit, "CLIP")
         tokens = self.tokenize(prompts).to(self.device)
         return self.model(input_ids=tokens.input_ids, attention_mask=tokens.attention_mask).pooler_output

@@ -11,17 +11,18 @@ from pydantic import Field
 from torch import Tensor
 from transformers import T5EncoderModel
 
-from subjectgen.core import Conditioning, InputError, Sample
+from subjectgen.core import ChangesNothing, ChangesResults, ChangesWeights, Conditioning, InputError, Sample
 from subjectgen.encoders.clip_text import ClipText
 from subjectgen.encoders.frozen import Frozen, dtype_of
 from subjectgen.encoders.loading import (
     AttentionImplementation,
     CheckpointConfig,
-    load_config,
     load_model,
     load_tokenizer,
 )
 from subjectgen.encoders.planned import Sources, new_model
+from subjectgen.encoders.token_limits import checked_prompts, tell_cuts
+from subjectgen.encoders.words import unknown_words
 
 
 class FluxText(Frozen):
@@ -30,19 +31,19 @@ class FluxText(Frozen):
     class Config(CheckpointConfig):
         """Options of ``flux_text``."""
 
-        checkpoint: str = "black-forest-labs/FLUX.1-dev"
+        checkpoint: ChangesNothing[str] = "black-forest-labs/FLUX.1-dev"
         """A folder with ``text_encoder``, ``tokenizer`` (CLIP), ``text_encoder_2`` and ``tokenizer_2`` (T5)."""
-        dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+        dtype: ChangesResults[Literal["auto", "float32", "bfloat16"]] = "auto"
         """Data type of the weights; ``auto`` is the one they were saved in. T5 overflows in float16."""
-        attention_implementation: AttentionImplementation | None = None
+        attention_implementation: ChangesNothing[AttentionImplementation | None] = None
         """Attention kernel of T5; ``None`` lets transformers choose."""
-        max_length: int = Field(default=512, ge=1)
-        """Most T5 tokens; longer prompts are cut."""
-        attend_padding: bool = False
+        max_length: ChangesWeights[int] = Field(default=512, ge=1)
+        """Most T5 tokens; longer prompts are cut, and a warning says where."""
+        attend_padding: ChangesWeights[bool] = False
         """FLUX.1 pads every prompt to ``max_length`` and attends to the padding. ``true`` does so too; ``false`` pads
         to the longest prompt of the batch and masks the padding, in T5 and in the backbone: shorter and the same for
         any batch, but not bit for bit what FLUX.1 saw."""
-        output: Literal["all", "pooled"] = "all"
+        output: ChangesWeights[Literal["all", "pooled"]] = "all"
         """``pooled``: CLIP's vector alone, with zero tokens; T5 is not loaded."""
 
     inputs: frozenset[str] = frozenset({"text"})
@@ -53,18 +54,17 @@ class FluxText(Frozen):
         self.config = config
         self.clip = ClipText.from_config(config, dtype=config.dtype)
         self.pooled_width: int = self.clip.width
-        self.width: int = load_config(config, "model_type", ("t5",), "text_encoder_2")["d_model"]
+        self.width: int = config.located("text_encoder_2").config("model_type", ("t5",))["d_model"]
         self.t5: Any = None
         self.tokenizer: Any = None
         if config.output == "all":
-            self.tokenizer = load_tokenizer(config, "tokenizer_2")
+            self.tokenizer = load_tokenizer(config.located("tokenizer_2"))
             self.t5 = load_model(
                 T5EncoderModel,
-                config,
+                config.located("text_encoder_2"),
                 model_types=("t5",),
                 dtype=config.dtype,
                 attention=config.attention_implementation,
-                subfolder="text_encoder_2",
             )
         self.freeze()
 
@@ -88,20 +88,29 @@ class FluxText(Frozen):
     def encode(self, samples: Sequence[Sample], *, layers: Sequence[int] | None = None) -> Conditioning:
         """Encode the prompts of a batch; references are not read and ``layers`` has no meaning here.
 
+        A warning says what of a prompt is beyond the limits of T5 or CLIP.
+
         Raises:
-            InputError: an empty batch.
+            InputError: an empty batch, or a prompt of which one of the two reads no word or that is no valid Unicode.
         """
         if not samples:
             raise InputError("cannot encode an empty batch")
-        prompts = [sample.prompt for sample in samples]
+        prompts = checked_prompts(sample.prompt for sample in samples)
+        if self.t5 is not None:
+            tell_cuts(self.tokenizer, prompts, self.config.max_length, "T5 (max_length)")
         tokens, mask = self._tokens(prompts)
         return Conditioning(tokens=tokens, mask=mask, pooled=self.clip.pooled(prompts))
 
     def prepared(self, samples: Sequence[Sample]) -> Mapping[str, Tensor]:
         """What the text models see of a batch: token ids of CLIP and, where it is loaded, of T5 (for fingerprints)."""
-        prompts = [sample.prompt for sample in samples]
+        prompts = checked_prompts(sample.prompt for sample in samples)
         t5 = {} if self.t5 is None else {"t5_token_ids": self._tokenize(prompts).input_ids}
         return {"clip_token_ids": self.clip.tokenize(prompts).input_ids, **t5}
+
+    def unknown_words(self, prompt: str) -> list[str]:
+        """Words of a prompt that T5's tokenizer, or CLIP's, does not know: where one lacks it, half of it is lost."""
+        tokenizers = [self.tokenizer] * (self.t5 is not None) + [self.clip.tokenizer]
+        return list(dict.fromkeys(word for one in tokenizers for word in unknown_words(one, prompt)))
 
     def _tokenize(self, prompts: list[str]) -> Any:
         return self.tokenizer(

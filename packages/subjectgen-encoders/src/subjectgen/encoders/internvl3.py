@@ -12,8 +12,7 @@ from torch import Tensor
 from transformers import InternVLModel
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import get_optimal_tiled_canvas
 
-from subjectgen.core import CheckpointError
-from subjectgen.core.images import fit_image
+from subjectgen.core import ChangesNothing, ChangesResults, ChangesWeights, CheckpointError
 from subjectgen.encoders.mllm import ImageBatch, MultimodalConfig, MultimodalEncoder
 
 
@@ -26,14 +25,14 @@ class InternVL3(MultimodalEncoder):
     class Config(MultimodalConfig):
         """Options of ``internvl3``."""
 
-        checkpoint: str = "OpenGVLab/InternVL3-8B-hf"
+        checkpoint: ChangesNothing[str] = "OpenGVLab/InternVL3-8B-hf"
         """A ``-hf`` checkpoint; the plain ones would need code from the hub."""
-        fit: Literal["pad", "crop", "stretch"] = "pad"
+        fit: ChangesWeights[Literal["pad", "crop", "stretch"]] = "pad"
         """How a reference becomes square: ``pad`` shows all of it on white, ``stretch`` is the checkpoint's own way."""
-        crop_to_patches: bool = False
+        crop_to_patches: ChangesWeights[bool] = False
         """Cut large references into several tiles and a thumbnail of the whole, each 256 tokens, as the checkpoint's
         processor does by default: a picture of 1024 px becomes 2,560 tokens. It is stretched to the tiles."""
-        max_patches: int = Field(default=12, ge=2)
+        max_patches: ChangesResults[int] = Field(default=12, ge=2)
         """Most tiles of one reference, without the thumbnail, when ``crop_to_patches`` is on."""
 
         @model_validator(mode="after")
@@ -71,12 +70,12 @@ class InternVL3(MultimodalEncoder):
     def _tiles(self, image: Float[Tensor, "3 h w"]) -> Float[Tensor, "tiles 3 _ _"]:
         """Tiles of one image row by row, then the whole where there are several (arXiv 2404.16821, section 3.2)."""
         if not self.config.crop_to_patches:
-            return fit_image(image, self.image_size, self.config.fit)[None]
+            return self.preprocessing.fit(image, self.image_size, self.config.fit)[None]
         (height, width), (size_y, size_x) = self.image_size, image.shape[-2:]
         columns, rows = get_optimal_tiled_canvas((size_y, size_x), self.image_size, 1, self.config.max_patches)
-        canvas = fit_image(image, (rows * height, columns * width), "stretch")
+        canvas = self.preprocessing.fit(image, (rows * height, columns * width), "stretch")
         cut = canvas.reshape(3, rows, height, columns, width).permute(1, 3, 0, 2, 4).reshape(-1, 3, height, width)
-        whole = fit_image(image, self.image_size, "stretch")[None]
+        whole = self.preprocessing.fit(image, self.image_size, "stretch")[None]
         return torch.cat([cut, whole]) if len(cut) > 1 else cut
 
     def image_markers(self, tokenizer: Any) -> tuple[int, int]:

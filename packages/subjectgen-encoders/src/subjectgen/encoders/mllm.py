@@ -14,7 +14,16 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from subjectgen.core import CheckpointError, Features, InputError, Modality, Sample
+from subjectgen.core import (
+    ChangesNothing,
+    ChangesResults,
+    ChangesWeights,
+    CheckpointError,
+    Features,
+    InputError,
+    Modality,
+    Sample,
+)
 from subjectgen.encoders.batching import TokenBatch, collate, take
 from subjectgen.encoders.clip_text import ClipText
 from subjectgen.encoders.frozen import Frozen, dtype_of
@@ -22,36 +31,39 @@ from subjectgen.encoders.loading import (
     AttentionImplementation,
     CheckpointConfig,
     DeviceMap,
-    load_json,
     load_model,
     load_tokenizer,
 )
 from subjectgen.encoders.planned import IMAGE, Sources, new_model, planned_preprocessing
 from subjectgen.encoders.preprocessing import Preprocessing, check_images
 from subjectgen.encoders.prompting import Prompting, Template, TokenRow
+from subjectgen.encoders.words import unknown_words
+
+_PIXELS = {"pixel_values": "pixels"}
+"""Our name of what transformers calls ``pixel_values``."""
 
 
 class MultimodalConfig(CheckpointConfig):
     """Options of every multimodal encoder."""
 
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    dtype: ChangesResults[Literal["auto", "float32", "bfloat16", "float16"]] = "auto"
     """Data type of the weights; ``auto`` is the one they were saved in."""
-    attention_implementation: AttentionImplementation | None = None
+    attention_implementation: ChangesNothing[AttentionImplementation | None] = None
     """Attention kernel of transformers; ``None`` lets transformers choose."""
-    device_map: DeviceMap | None = None
+    device_map: ChangesNothing[DeviceMap | None] = None
     """Spread the model over devices as accelerate does: ``auto``, or a table of modules to devices (0, ``cpu``,
     ``disk``). ``None``: all of it on the run's device."""
-    template: Template = "chat"
+    template: ChangesWeights[Template] = "chat"
     """``chat``: the checkpoint's chat template. ``plain``: images, then the prompt, nothing else."""
-    system: str | None = None
+    system: ChangesWeights[str | None] = None
     """System instruction for the template; ``None`` leaves it to the template."""
-    number_references: bool = False
+    number_references: ChangesWeights[bool] = False
     """Write ``Picture k:`` before each reference when a sample has several."""
-    keep_template_tokens: bool = False
+    keep_template_tokens: ChangesWeights[bool] = False
     """Keep the template's own tokens (and image markers), as text. They are dropped by default, as in Qwen-Image."""
-    raw_last_layer: bool = False
+    raw_last_layer: ChangesWeights[bool] = False
     """Give F_M before the language model's final norm; transformers' ``hidden_states[-1]`` is after it."""
-    clip: str | None = None
+    clip: ChangesResults[str | None] = None
     """Checkpoint with FLUX's ``text_encoder`` and ``tokenizer``, for a pooled text vector; ``None``: no such vector."""
 
 
@@ -80,7 +92,7 @@ class MultimodalEncoder(Frozen):
         self.config = config
         self.model = load_model(
             self.model_class,
-            config,
+            config.located(),
             model_types=(self.model_type,),
             dtype=config.dtype,
             attention=config.attention_implementation,
@@ -169,10 +181,15 @@ class MultimodalEncoder(Frozen):
         )
 
     def prepared(self, samples: Sequence[Sample]) -> Mapping[str, Tensor]:
-        """What the model sees of a batch: token ids, and pixels where there are references (for fingerprints)."""
+        """What the models see of a batch: token ids, and pictures where there are references."""
         images = self._images(samples)
-        pixels = {} if images is None else {"pixels": images.inputs["pixel_values"]}
-        return {"token_ids": self._tokens(samples, images).ids, **pixels}
+        pictures = {} if images is None else {_PIXELS.get(name, name): value for name, value in images.inputs.items()}
+        clip = {"clip_token_ids": self._clip_ids(samples)} if self.clip else {}
+        return {"token_ids": self._tokens(samples, images).ids, **pictures, **clip}
+
+    def unknown_words(self, prompt: str) -> list[str]:
+        """Words of a prompt that the language model's tokenizer does not know; none where it goes byte by byte."""
+        return unknown_words(self.prompting.tokenizer, prompt)
 
     @property
     def device(self) -> torch.device:
@@ -238,6 +255,10 @@ class MultimodalEncoder(Frozen):
         counts = iter(images.tokens if images else ())
         return [self.prompting.row(s.prompt, [next(counts) for _ in s.references]) for s in samples]
 
+    def _clip_ids(self, samples: Sequence[Sample]) -> Tensor:
+        assert self.clip is not None
+        return self.clip.tokenize([sample.prompt for sample in samples]).input_ids
+
     def _wanted_layers(self, layers: Sequence[int] | None, samples: Sequence[Sample]) -> list[int]:
         if not samples:
             raise InputError("cannot encode an empty batch")
@@ -256,13 +277,13 @@ class MultimodalEncoder(Frozen):
 
     def _prompting(self, vocabulary: int) -> Prompting:
         config = self.config
-        tokenizer = load_tokenizer(config)
+        tokenizer = load_tokenizer(config.located())
         if len(tokenizer) > vocabulary:
             raise CheckpointError(
                 f"the tokenizer of {config.checkpoint!r} has {len(tokenizer)} tokens, its model embeds {vocabulary}"
             )
         # Older checkpoints keep the template with pictures beside the tokenizer, for the processor alone.
-        processor = load_json(config, "chat_template.json") or {}
+        processor = config.located().json("chat_template.json") or {}
         return self._new_prompting(tokenizer, processor.get("chat_template"))
 
     def _new_prompting(self, tokenizer: Any, chat_template: str | None = None) -> Prompting:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
-from subjectgen.core import CheckpointError, InputError, Modality
+from subjectgen.core import CheckpointError, InputError, Modality, valid_text
 
 Template: TypeAlias = Literal["chat", "plain"]
 
@@ -66,7 +66,12 @@ class Prompting:
         self._check()
 
     def row(self, prompt: str, image_tokens: Sequence[int]) -> TokenRow:
-        """Tokens of a prompt after its references; reference k takes ``image_tokens[k]`` tokens."""
+        """Tokens of a prompt after its references; reference k takes ``image_tokens[k]`` tokens.
+
+        Raises:
+            InputError: A prompt that holds a control token, or that is no valid Unicode.
+        """
+        prompt = valid_text(prompt, "prompt")
         used = sorted(token for token in self._control if token in prompt)
         if used:
             raise InputError(f"the prompt contains the tokenizer's control token {used[0]!r}; write it another way")

@@ -11,8 +11,7 @@ from pydantic import Field
 from torch import Tensor
 from transformers import Qwen2_5_VLModel
 
-from subjectgen.core import CheckpointError
-from subjectgen.core.images import fit_image
+from subjectgen.core import ChangesNothing, ChangesResults, CheckpointError
 from subjectgen.encoders.batching import TokenBatch
 from subjectgen.encoders.mllm import ImageBatch, MultimodalConfig, MultimodalEncoder
 from subjectgen.encoders.preprocessing import native_size, patchify
@@ -24,9 +23,9 @@ class Qwen25VL(MultimodalEncoder):
     class Config(MultimodalConfig):
         """Options of ``qwen2_5_vl``."""
 
-        checkpoint: str = "Qwen/Qwen2.5-VL-7B-Instruct"
+        checkpoint: ChangesNothing[str] = "Qwen/Qwen2.5-VL-7B-Instruct"
         """A Qwen2.5-VL checkpoint."""
-        max_tokens: int = Field(default=256, ge=1)
+        max_tokens: ChangesResults[int] = Field(default=256, ge=1)
         """Most tokens of one reference; larger images are shrunk. 256 is what InternVL3 has."""
 
     model_class: ClassVar[Any] = Qwen2_5_VLModel
@@ -72,7 +71,7 @@ class Qwen25VL(MultimodalEncoder):
         size = native_size(
             height, width, multiple=self.multiple, min_pixels=self.min_pixels, max_pixels=self.max_pixels
         )
-        normalized = self.preprocessing.normalize(fit_image(image, size, "stretch")[None])[0]
+        normalized = self.preprocessing.normalize(self.preprocessing.fit(image, size, "stretch")[None])[0]
         return patchify(normalized, patch=self.patch, merge=self.merge, temporal=self.temporal)
 
     def position_inputs(self, tokens: TokenBatch, images: ImageBatch | None) -> Mapping[str, Tensor]:

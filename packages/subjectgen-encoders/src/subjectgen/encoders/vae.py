@@ -1,119 +1,77 @@
-"""FLUX's autoencoder: references as latents, latents back to images.
+"""The encoder and autoencoder ``vae``: references as latents, images to latents and back.
 
-Shape letters: b batch, h w pixels, c latent channels, y x latent pixels, k references.
+Shape letters: b batch, h w pixels, c latent channels, y x latent pixels.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-from diffusers import AutoencoderKL
 from jaxtyping import Float
-from pydantic import Field, field_validator, model_validator
-from torch import Tensor, nn
+from pydantic import Field, model_validator
+from torch import Tensor
 
-from subjectgen.core import InputError, Latents, Sample
-from subjectgen.core.images import fit_image
-from subjectgen.encoders.frozen import Frozen, dtype_of
-from subjectgen.encoders.hub_errors import loading
-from subjectgen.encoders.loading import (
-    CheckpointConfig,
-    check_complete,
-    load_config,
-    load_weights,
-    quiet,
-    torch_dtype,
-)
-from subjectgen.encoders.planned import Sources
+from subjectgen.core import ChangesResults, ChangesWeights, InputError, Latents, Sample, fit_image
+from subjectgen.encoders.kl import KLAutoencoder, KLConfig
+from subjectgen.encoders.posterior import noise_of, seed_of
 from subjectgen.encoders.preprocessing import check_images
-from subjectgen.encoders.weight_files import DIFFUSERS
+from subjectgen.encoders.resizing import as_uno, shrunk
+
+LONGEST = 512
+"""Longest side of a reference in pixels, unless an experiment says otherwise."""
 
 
-class VAE(Frozen):
-    """References -> latents, scaled and shifted as FLUX expects them: (z - shift) * scale."""
+class VAE(KLAutoencoder):
+    """An autoencoder that is an encoder too: references -> latents."""
 
-    class Config(CheckpointConfig):
-        """Options of ``vae``."""
+    class Config(KLConfig):
+        """Options of ``vae``, as an encoder and as an autoencoder.
 
-        checkpoint: str = "black-forest-labs/FLUX.1-dev"
-        """A pipeline folder, or with ``subfolder: ""`` the folder of an ``AutoencoderKL`` itself."""
-        subfolder: str = "vae"
-        """Folder of the autoencoder in the checkpoint."""
-        dtype: Literal["float32", "bfloat16"] = "float32"
-        """Data type of the weights; there is no float16, in which FLUX's autoencoder overflows."""
-        deterministic: bool = True
-        """Take the posterior's mode; ``false`` draws from it."""
-        size: int | None = Field(default=None, ge=1)
+        Sizes may differ between training and generating, as they differ between references: the backbone is told each
+        grid, so they change results only. ``fit`` is another matter: the model learns to undo that references are
+        stretched, or to see past the white beside them.
+        """
+
+        resize: ChangesResults[Literal["nearest", "uno"]] = "nearest"
+        """How a reference gets its size when ``size`` is not given. ``nearest``: shrunk to ``max_size``, not enlarged;
+        each side is stretched to the nearest multiple. ``uno``: as UNO's weights expect it, together with
+        ``deterministic: false``; the longer side becomes 512 pixels, 320 where a sample has several references, and
+        both are cropped to multiples."""
+        size: ChangesResults[int | None] = Field(default=None, ge=1)
         """Make every reference a square of this many pixels; ``None`` keeps its aspect ratio."""
-        fit: Literal["pad", "crop", "stretch"] = "pad"
+        fit: ChangesWeights[Literal["pad", "crop", "stretch"]] = "pad"
         """How a reference becomes square when ``size`` is given; ``pad`` shows all of it on white."""
-        max_size: int = Field(default=512, ge=1)
+        max_size: ChangesResults[int] = Field(default=LONGEST, ge=1)
         """Longest side in pixels when ``size`` is not given; smaller references are not enlarged."""
-        tiling: bool = False
-        """Code images with a side above ``tile_size`` in overlapping tiles, whose seams are blended: memory no longer
-        grows with the image. Each tile is normalised by itself, so pixels change, less the larger the tiles are."""
-        tile_size: int | None = Field(default=None, ge=1)
-        """Side of a tile in pixels; ``None`` takes the checkpoint's ``sample_size``, 1024 for FLUX."""
-
-        @field_validator("dtype", mode="before")
-        @classmethod
-        def _no_float16(cls, value: object) -> object:
-            if value == "float16":
-                raise ValueError(
-                    "float16 is refused: activations of FLUX's autoencoder overflow in it (force_upcast in its config);"
-                    " expected 'float32' or 'bfloat16'"
-                )
-            return value
-
-        @model_validator(mode="after")
-        def _tiles_are_wanted(self) -> VAE.Config:
-            if self.tile_size is not None and not self.tiling:
-                raise ValueError(f"tile_size: {self.tile_size} has no meaning without tiling: true")
-            return self
 
         @model_validator(mode="after")
         def _one_size(self) -> VAE.Config:
-            if self.size is not None and "max_size" in self.model_fields_set:
-                raise ValueError(f"size: {self.size} and max_size: {self.max_size} exclude each other; remove one")
+            chosen = {
+                "size": self.size is not None,
+                "resize": self.resize != "nearest",
+                "max_size": self.max_size != LONGEST,
+            }
+            said = [f"{name}: {getattr(self, name)}" for name, is_chosen in chosen.items() if is_chosen]
+            if len(said) > 1:
+                raise ValueError(f"{said[0]} and {said[1]} exclude each other; remove one")
+            if self.fit != "pad" and self.size is None:
+                raise ValueError(f"fit: {self.fit} has no meaning without size: only squares are fitted")
             return self
 
     inputs: frozenset[str] = frozenset({"references"})
     depth: int = 1
     pooled_width: int | None = None
-
-    def __init__(self, config: Config) -> None:
-        super().__init__()
-        self.config = config
-        self.model: Any = _load(config)
-        self._read_sizes()
-
-    @classmethod
-    def planned(cls, config: VAE.Config, sources: Sources) -> VAE:
-        """The autoencoder without weights, for ``subjectgen plan``."""
-        encoder = cls.__new__(cls)
-        Frozen.__init__(encoder)
-        encoder.config = config
-        model = AutoencoderKL.from_config(sources.config(config.checkpoint, config.subfolder))
-        encoder.model = nn.Module.to(model, getattr(torch, config.dtype))  # diffusers' own `to` warns of nothing
-        encoder._read_sizes()
-        return encoder
+    config: Config
 
     def _read_sizes(self) -> None:
-        config = self.config
-        self.width: int = self.model.config.latent_channels
-        self.scale_factor: int = 2 ** (len(self.model.config.block_out_channels) - 1)
-        """Image pixels per latent pixel along one axis."""
-        self.multiple = 2 * self.scale_factor
-        """Sides of an image are multiples of this: the backbone packs 2x2 latent pixels into one token."""
-        if config.tiling:
-            self._use_tiles(config.tile_size)
-        if config.size is not None and config.size % self.multiple:
-            raise InputError(f"vae: size {config.size} is no multiple of {self.multiple} pixels")
-        if config.max_size < self.multiple:
-            raise InputError(f"vae: max_size {config.max_size} is less than {self.multiple} pixels")
-        self.freeze()
+        super()._read_sizes()
+        self.width: int = self.latent_channels
+        if self.config.size is not None and self.config.size % self.multiple:
+            raise InputError(f"vae: size {self.config.size} is no multiple of {self.multiple} pixels")
+        if self.config.max_size < self.multiple:
+            raise InputError(f"vae: max_size {self.config.max_size} is less than {self.multiple} pixels")
 
     @torch.no_grad()
     def encode(self, samples: Sequence[Sample], *, layers: Sequence[int] | None = None) -> Latents:
@@ -125,84 +83,55 @@ class VAE(Frozen):
         """
         if not samples:
             raise InputError("cannot encode an empty batch")
-        counts = sorted({len(sample.references) for sample in samples})
-        if len(counts) > 1:
-            raise InputError(f"all rows of a batch need the same number of references, found {counts}")
-        return Latents(values=tuple(self._column(samples, index) for index in range(counts[0])))
+        return Latents(values=tuple(self._column(samples, index) for index in range(_count(samples))))
 
-    @torch.no_grad()
-    def encode_images(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c y x"]:
-        """Latents of images in [0, 1] whose sides are multiples of twice ``scale_factor``."""
-        if images.shape[-2] % self.multiple or images.shape[-1] % self.multiple:
-            raise InputError(f"image sides {tuple(images.shape[-2:])} are no multiples of {self.multiple}")
-        posterior = self.model.encode((images * 2 - 1).to(self.device, dtype_of(self.model))).latent_dist
-        latents = posterior.mode() if self.config.deterministic else posterior.sample()
-        return (latents - self._shift) * self.model.config.scaling_factor
-
-    @torch.no_grad()
-    def decode(self, latents: Float[Tensor, "b c y x"]) -> Float[Tensor, "b 3 h w"]:
-        """Images in [0, 1] of scaled and shifted latents, in float32."""
-        raw = latents.to(self.device, dtype_of(self.model)) / self.model.config.scaling_factor + self._shift
-        return (self.model.decode(raw).sample.float() / 2 + 0.5).clamp(0, 1)
-
-    def prepare(self, image: Float[Tensor, "3 h w"]) -> Float[Tensor, "3 h2 w2"]:
-        """A reference at the size it is encoded at."""
+    def prepare(self, image: Float[Tensor, "3 h w"], *, references: int = 1) -> Float[Tensor, "3 h2 w2"]:
+        """A reference at the size it is encoded at; ``references``: how many its sample has."""
         if self.config.size is not None:
             return fit_image(image, self.config.size, self.config.fit)
-        height, width = image.shape[-2:]
-        shrink = min(1.0, self.config.max_size / max(height, width))
-        return fit_image(image, (self._side(height * shrink), self._side(width * shrink)), "stretch")
+        if self.config.resize == "uno":
+            return as_uno(image, references=references, multiple=self.multiple)
+        return shrunk(image, longest=self.config.max_size, multiple=self.multiple)
 
-    def _side(self, pixels: float) -> int:
-        """Nearest allowed side, at least one step and at most ``max_size``."""
-        steps = min(round(pixels / self.multiple), self.config.max_size // self.multiple)
-        return max(steps, 1) * self.multiple
+    def prepared(self, samples: Sequence[Sample]) -> Mapping[str, Tensor]:
+        """What the autoencoder sees of a batch: the references at their sizes, and the seeds of what is drawn."""
+        seen = {}
+        for index in range(_count(samples)):
+            after = f"_{index}" if index else ""
+            seen[f"pixels{after}"] = self._pictures(samples, index)
+            if not self.config.deterministic:
+                seen[f"seeds{after}"] = torch.tensor([seed_of(sample.references[index].image) for sample in samples])
+        return seen
 
     def _column(self, samples: Sequence[Sample], index: int) -> Float[Tensor, "b c y x"]:
         """Latents of reference ``index`` of every row."""
-        images = [sample.references[index].image for sample in samples]
+        posterior = self._posterior(self._pictures(samples, index))
+        if self.config.deterministic:
+            return self._latents(posterior, None)
+        shape = tuple(posterior.mean.shape[1:])
+        noise = [noise_of(seed_of(sample.references[index].image), shape) for sample in samples]
+        return self._latents(posterior, torch.stack(noise))
+
+    def _pictures(self, samples: Sequence[Sample], index: int) -> Float[Tensor, "b 3 h w"]:
+        """Reference ``index`` of every row, at its size."""
+        images, count = [sample.references[index].image for sample in samples], _count(samples)
         check_images(images)
-        prepared = [self.prepare(image.to(self.device, torch.float32)) for image in images]
-        sizes = sorted({tuple(image.shape[-2:]) for image in prepared})
+        pictures = [self.prepare(image.to(self.device, torch.float32), references=count) for image in images]
+        sizes = sorted({tuple(picture.shape[-2:]) for picture in pictures})
         if len(sizes) > 1:
             raise InputError(
                 f"reference {index} has different sizes in one batch, {sizes}; set size to make them equal"
             )
-        return self.encode_images(torch.stack(prepared))
-
-    def prepared(self, samples: Sequence[Sample]) -> Mapping[str, Tensor]:
-        """What the autoencoder sees of a batch: the first references, resized (for fingerprints)."""
-        images = [self.prepare(sample.references[0].image) for sample in samples if sample.references]
-        return {"pixels": torch.stack(images)} if images else {}
-
-    def _use_tiles(self, size: int | None) -> None:
-        """Switch tiling on; tiles overlap by a quarter, which must be whole latent pixels."""
-        self.model.enable_tiling()
-        if size is None:
-            return
-        step = 4 * self.scale_factor
-        if size % step:
-            raise InputError(f"vae: tile_size {size} is no multiple of {step} pixels")
-        self.model.tile_sample_min_size = size
-        self.model.tile_latent_min_size = size // self.scale_factor
-
-    @property
-    def _shift(self) -> float:
-        return self.model.config.shift_factor or 0.0
+        return torch.stack(pictures)
 
 
-def _load(config: VAE.Config) -> Any:
-    """Read an ``AutoencoderKL`` whose checkpoint fits it weight for weight."""
-    load_config(config, "_class_name", ("AutoencoderKL",), config.subfolder)
-    folder = load_weights(config, DIFFUSERS, config.subfolder)
-    with loading("AutoencoderKL", config.checkpoint), quiet():
-        model, report = AutoencoderKL.from_pretrained(
-            folder,
-            torch_dtype=torch_dtype(config.dtype),
-            use_safetensors=True,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # they are named and refused below
-            low_cpu_mem_usage=False,  # which that needs
-        )
-    check_complete(model, report, config.checkpoint)
-    return model
+def _count(samples: Sequence[Sample]) -> int:
+    """How many references each row has.
+
+    Raises:
+        InputError: rows with different numbers of references.
+    """
+    counts = sorted({len(sample.references) for sample in samples})
+    if len(counts) > 1:
+        raise InputError(f"all rows of a batch need the same number of references, found {counts}")
+    return counts[0] if counts else 0

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 
-from subjectgen.core import EVERYTHING, Visibility
-from subjectgen.schedules.base import BranchSchedule
+from subjectgen.schedules.base import BranchSchedule, Stage
 
 
 class AlwaysOn(BranchSchedule):
@@ -16,8 +15,6 @@ class AlwaysOn(BranchSchedule):
 
     config: Config
 
-    def _visibility(self) -> Mapping[str, Mapping[str, Visibility]]:
-        return {"all": dict.fromkeys(self.branches, EVERYTHING)}
-
-    def _stage(self, timestep: float) -> str:
-        return "all"
+    def stages(self) -> Sequence[Stage]:
+        """The one stage."""
+        return [Stage(name="all", sees=self.only(*self.branches))]

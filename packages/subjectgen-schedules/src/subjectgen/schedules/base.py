@@ -1,4 +1,30 @@
-"""What every schedule of named branches shares; a schedule adds its stages."""
+"""What every schedule of named branches shares; a schedule adds its stages.
+
+A schedule of your own needs a name, its options and :meth:`BranchSchedule.stages`; grids, guidance, dropout and
+training timesteps come with the base:
+
+.. code-block:: python
+
+    from subjectgen.schedules.base import BranchSchedule, Stage
+
+    class Halves(BranchSchedule):
+        "The first branch in the first half of t, the others in the second."
+
+        class Config(BranchSchedule.Config):
+            "Options."
+
+            middle: ChangesResults[float] = 0.5
+            "Where the others take over."
+
+        config: Config
+
+        def stages(self):
+            first, *others = self.branches
+            return [
+                Stage(name="first", until=self.config.middle, sees=self.only(first)),
+                Stage(name="others", sees=self.only(*others)),
+            ]
+"""
 
 from __future__ import annotations
 
@@ -11,42 +37,53 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
-from subjectgen.core import ActiveBranches, Config as BaseConfig, Guidance, InputError, Visibility
+from subjectgen.core import (
+    EVERYTHING,
+    NOTHING,
+    ActiveBranches,
+    ChangesResults,
+    ChangesWeights,
+    Config as BaseConfig,
+    Guidance,
+    InputError,
+    Visibility,
+)
 from subjectgen.schedules import training_timesteps as training
 from subjectgen.schedules.dropout import DropoutConfig, DropoutTable
 from subjectgen.schedules.grids import GridName, flux_mu, make_grid
 from subjectgen.schedules.guidance import GuidanceConfig, resolve_guidance
 from subjectgen.schedules.names import check_branches
+from subjectgen.schedules.stages import Stage as Stage, Stages
 
 
 class BranchSchedule(ABC):
     """Timestep grid, stages, guidance and dropout over branches of any names.
 
-    A subclass says what each branch sees per stage (:meth:`_visibility`) and where the stages are (:meth:`_stage`).
-    All of it depends on the configuration alone, so that training and sampling cannot disagree.
+    A subclass says which stages there are (:meth:`stages`), from its configuration and branches alone. Stages say who
+    speaks when generating; training hides inputs by the dropout table, at every timestep alike.
     """
 
     class Config(BaseConfig):
         """Settings of every schedule."""
 
-        grid: GridName = "cosine"
+        grid: ChangesResults[GridName] = "cosine"
         """Sampling grid; the paper says "cosine" without a formula."""
-        steps: int = Field(default=25, ge=1, le=10_000)
+        steps: ChangesResults[int] = Field(default=25, ge=1, le=10_000)
         """Denoising steps."""
-        mu: float | None = Field(default=None, ge=-10, le=10)
+        mu: ChangesResults[float | None] = Field(default=None, ge=-10, le=10)
         """Shift of ``flux_shift`` and of the training grid; null takes FLUX's rule for the image's tokens."""
-        inactive: Literal["drop", "zero"] = "drop"
+        inactive: ChangesWeights[Literal["drop", "zero"]] = "drop"
         """A branch that is off leaves the sequence (``drop``), or stays multiplied by 0 (``zero``, Eq. 4)."""
-        guidance: GuidanceConfig = GuidanceConfig()
+        guidance: ChangesResults[GuidanceConfig] = GuidanceConfig()
         """Guidance, for all stages and per stage."""
-        dropout: DropoutConfig = DropoutConfig()
+        dropout: ChangesResults[DropoutConfig] = DropoutConfig()
         """What training hides from which branch, and how often."""
-        training_timesteps: training.DistributionName = "grid"
+        training_timesteps: ChangesResults[training.DistributionName] = "grid"
         """Training timesteps: ``grid`` (uniform index into FLUX's shifted grid of 1000, as UNO), ``uniform``, or
         ``logit_normal``."""
-        logit_mean: float = 0.0
+        logit_mean: ChangesResults[float] = 0.0
         """Mean of ``logit_normal``, before the sigmoid."""
-        logit_std: float = Field(default=1.0, gt=0)
+        logit_std: ChangesResults[float] = Field(default=1.0, gt=0)
         """Standard deviation of ``logit_normal``, before the sigmoid."""
 
     config: Config
@@ -60,20 +97,21 @@ class BranchSchedule(ABC):
         self.config = config
         self.branches = check_branches(branches)
         self.steps = config.steps
+        self._stages = Stages(self.stages(), self.branches)
         self._active = {
-            stage: ActiveBranches(visibility=visibility, inactive=config.inactive)
-            for stage, visibility in self._visibility().items()
+            name: ActiveBranches(visibility=stage.sees, inactive=config.inactive)
+            for name, stage in self._stages.by_name.items()
         }
         self._guidance = resolve_guidance(config.guidance, stages=tuple(self._active), branches=self.branches)
         self._dropout = DropoutTable(config.dropout, branches=self.branches)
 
     @abstractmethod
-    def _visibility(self) -> Mapping[str, Mapping[str, Visibility]]:
-        """What each branch sees, per stage."""
+    def stages(self) -> Sequence[Stage]:
+        """The stages, from t = 1 down to 0."""
 
-    @abstractmethod
-    def _stage(self, timestep: float) -> str:
-        """The stage of a timestep in [0, 1]."""
+    def only(self, *names: str) -> dict[str, Visibility]:
+        """What all branches see where these see everything and the others nothing."""
+        return {name: EVERYTHING if name in names else NOTHING for name in self.branches}
 
     def timesteps(self, steps: int | None = None, *, image_tokens: int | None = None) -> Float[Tensor, " n"]:
         """The sampling grid: steps + 1 points, strictly falling from 1 to 0, float64.
@@ -86,14 +124,12 @@ class BranchSchedule(ABC):
         return make_grid(self.config.grid, self.steps if steps is None else steps, self._mu(image_tokens))
 
     def stage(self, timestep: float) -> str:
-        """Name of the stage at a timestep in [0, 1].
+        """Name of the stage at a timestep in [0, 1]; a boundary belongs to the stage before it.
 
         Raises:
             InputError: a timestep outside [0, 1].
         """
-        if not 0 <= timestep <= 1:
-            raise InputError(f"timestep: {timestep} is outside [0, 1]; 1 is pure noise, 0 is data")
-        return self._stage(timestep)
+        return self._stages.at(timestep)
 
     def active(self, timestep: float) -> ActiveBranches:
         """Branches that speak at this timestep; at least one does."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from pydantic import Field, model_validator
 
-from subjectgen.core import EVERYTHING, Config, ConfigError, Visibility
+from subjectgen.core import EVERYTHING, ChangesResults, Config, ConfigError, Visibility
 from subjectgen.schedules.guidance import Input
 from subjectgen.schedules.names import check_names
 from subjectgen.schedules.training_timesteps import uniform
@@ -18,16 +18,17 @@ TOLERANCE = 1e-9  # ten rows of 0.1 add up to a little more or less than 1
 class DropoutRow(Config):
     """One outcome of the draw. Rows exclude each other."""
 
-    probability: float = Field(ge=0, le=1)
+    probability: ChangesResults[float] = Field(ge=0, le=1)
     """How often this outcome is drawn."""
-    hide: dict[str, tuple[Input, ...]]
-    """Inputs that are hidden, per branch, such as ``{mllm: [references]}``."""
+    hide: ChangesResults[dict[str, tuple[Input, ...]]]
+    """Inputs that are hidden, per branch, such as ``{mllm: [references]}``. A branch of which all inputs are hidden, as
+    in ``{mllm: [text, references]}``, is absent from that row: the others learn to speak alone."""
 
 
 class DropoutConfig(Config):
     """The joint table. The rest of the probability hides nothing."""
 
-    table: tuple[DropoutRow, ...] | None = None
+    table: ChangesResults[tuple[DropoutRow, ...] | None] = None
     """Outcomes; null takes :func:`default_table`, an empty list hides nothing ever."""
 
     @model_validator(mode="after")
@@ -74,11 +75,22 @@ class DropoutTable:
     """Draws outcomes from a table."""
 
     def __init__(self, config: DropoutConfig, *, branches: Sequence[str]) -> None:
+        """Build for these branches.
+
+        Raises:
+            ConfigError: a branch that does not exist, or a table that always hides everything from all of them.
+        """
         rows = default_table(branches) if config.table is None else config.table
         for row in rows:
             check_names("dropout.table.hide", row.hide, branches)
         self.outcomes = [*(_seen(row, branches) for row in rows), dict.fromkeys(branches, EVERYTHING)]
         """What each branch sees, per row of the table, then the outcome that hides nothing."""
+        nothing = sum(row.probability for row, seen in zip(rows, self.outcomes, strict=False) if _blind(seen))
+        if nothing > 1 - TOLERANCE:
+            raise ConfigError(
+                "schedule.dropout.table: hides everything from every branch in every row, so that no branch learns; "
+                "expected rows in which some branch sees something"
+            )
         self._bounds = torch.tensor([row.probability for row in rows], dtype=torch.float64).cumsum(0)
 
     def sample(self, count: int, *, generator: torch.Generator | None = None) -> list[Mapping[str, Visibility]]:
@@ -90,3 +102,7 @@ class DropoutTable:
 def _seen(row: DropoutRow, branches: Sequence[str]) -> dict[str, Visibility]:
     hidden = {name: row.hide.get(name, ()) for name in branches}
     return {name: Visibility("text" not in h, "references" not in h) for name, h in hidden.items()}
+
+
+def _blind(seen: Mapping[str, Visibility]) -> bool:
+    return all(one.nothing for one in seen.values())

@@ -7,7 +7,7 @@ from typing import Literal, TypeAlias
 
 from pydantic import Field
 
-from subjectgen.core import Config, Guidance, Visibility
+from subjectgen.core import ChangesResults, Config, Guidance, Visibility
 from subjectgen.schedules.names import check_names
 
 Input: TypeAlias = Literal["text", "references"]
@@ -20,11 +20,11 @@ SEEN: Mapping[Word, tuple[Input, ...]] = {"same": ("references",), "no_reference
 class GuidanceSettings(Config):
     """Guidance of one stage, or of all."""
 
-    embedded: float | None = Field(default=None, ge=0)
+    embedded: ChangesResults[float | None] = Field(default=None, ge=0)
     """Value of the backbone's own guidance input (FLUX.1-dev has one); null where it has none."""
-    true_cfg: float = Field(default=1.0, ge=0)
+    true_cfg: ChangesResults[float] = Field(default=1.0, ge=0)
     """Scale of classifier-free guidance in two passes; 1 means one pass."""
-    negative: Negative = "empty"
+    negative: ChangesResults[Negative] = "empty"
     """What the negative pass sees. ``empty``: nothing. ``no_references``: the text alone. ``same``: the same
     references, no text; branches that read no text then say the same in both passes, and a stage of such branches alone
     needs one pass. Or per branch the inputs it sees, such as ``{mllm: [text]}``, where a branch that is not named sees
@@ -34,7 +34,7 @@ class GuidanceSettings(Config):
 class GuidanceConfig(GuidanceSettings):
     """Guidance of all stages, with exceptions."""
 
-    stages: dict[str, GuidanceSettings] = Field(default_factory=dict)
+    stages: ChangesResults[dict[str, GuidanceSettings]] = Field(default_factory=dict)
     """Settings that differ in one stage, by its name; what is not written there is as above."""
 
 

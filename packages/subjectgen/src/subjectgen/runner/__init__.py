@@ -6,14 +6,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from subjectgen.runner.experiment import Experiment as Experiment
-    from subjectgen.runner.pipeline import SubjectPipeline as SubjectPipeline
-    from subjectgen.runner.training import Trainer as Trainer
+    from subjectgen.runner.generation.pipeline import SubjectPipeline as SubjectPipeline
+    from subjectgen.runner.system.experiment import Experiment as Experiment
+    from subjectgen.runner.training.trainer import train as train
 
 _LAZY = {
-    "Experiment": "subjectgen.runner.experiment",
-    "SubjectPipeline": "subjectgen.runner.pipeline",
-    "Trainer": "subjectgen.runner.training",
+    "Experiment": "subjectgen.runner.system.experiment",
+    "SubjectPipeline": "subjectgen.runner.generation.pipeline",
+    "train": "subjectgen.runner.training.trainer",
 }
 __all__ = [*_LAZY]  # names from the table
 

@@ -1,6 +1,6 @@
 """``python -m subjectgen.runner`` is the command ``subjectgen``."""
 
-from subjectgen.runner.cli import main
+from subjectgen.runner.cli.main import main
 
 if __name__ == "__main__":
     main()

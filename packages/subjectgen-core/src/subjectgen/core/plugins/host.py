@@ -13,9 +13,10 @@ from subjectgen.core.compatibility import mismatch
 from subjectgen.core.component import KINDS
 from subjectgen.core.errors import ComponentError, ConfigError, SubjectgenError, nearest
 from subjectgen.core.guard import guarded, in_one_line
+from subjectgen.core.offer import Offer
 from subjectgen.core.part import Part
 from subjectgen.core.plugins.answers import Missing
-from subjectgen.core.plugins.records import ALLOW, DISABLE, GROUP, Broken, Offer, Plugin, listed, normal
+from subjectgen.core.plugins.records import ALLOW, DISABLE, GROUP, Broken, Plugin, listed, normal
 from subjectgen.core.plugins.registry import Registry
 from subjectgen.core.validation import join, locate, shown, validate
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from safetensors.torch import load_file, save_file
 
 from subjectgen.core import CheckpointError
-from subjectgen.core.checkpoint import write_checksums
+from subjectgen.core.weights import write_checksums
 
 LIMIT = 25_000_000
 """Bytes of all shipped weights together."""

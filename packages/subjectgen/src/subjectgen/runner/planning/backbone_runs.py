@@ -15,7 +15,7 @@ from torch import nn
 
 from subjectgen.core import Streams, TokenGroup
 from subjectgen.runner.planning.dry_run import Cost, dry_run
-from subjectgen.runner.planning.formulas import Tokens, Work, flux_work
+from subjectgen.runner.planning.formulas import Operations, Tokens, flux_work
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,24 +55,24 @@ class BackboneRuns:
 
     # ------------------------------------------------------------------------------------------------- operations
 
-    def work(self, tokens: Tokens) -> Work:
+    def work(self, tokens: Tokens) -> Operations:
         """Operations of one forward pass: by formula for FLUX, counted on shapes for any other backbone."""
         if self.flux is None:
-            return Work(linear=self._forward(tokens).flops, attention=0, adapter=0, other=0)
+            return Operations(linear=self._forward(tokens).flops, attention=0, adapter=0, other=0)
         if self.isolated and tokens.references:
             return self.with_cache(tokens) + self.extraction(tokens.references)
         return flux_work(self.flux, tokens, adapter=self._adapter)
 
-    def with_cache(self, tokens: Tokens) -> Work:
+    def with_cache(self, tokens: Tokens) -> Operations:
         """The same with keys and values of references from a cache; only FLUX has one."""
         if self.flux is None or not tokens.references:
             return self.work(tokens)
         return flux_work(self.flux, tokens.with_cache(), adapter=self._adapter)
 
-    def extraction(self, references: int) -> Work:
+    def extraction(self, references: int) -> Operations:
         """Operations of filling the cache."""
         if self.flux is None or not references:
-            return Work(linear=0, attention=0, adapter=0, other=0)
+            return Operations(linear=0, attention=0, adapter=0, other=0)
         return flux_work(self.flux, Tokens(context=0, target=0, references=references), adapter=self._adapter)
 
     @cached_property
@@ -123,7 +123,7 @@ class BackboneRuns:
             backbone = self.backbone
             height, width = (side * backbone.patch_size for side in self.grid)
             given = self._cache(tokens, rows)[0] if self.isolated and tokens.references and not grad else None
-            with torch.set_grad_enabled(grad), dry_run(backbone, forward_only=True) as cost:
+            with torch.set_grad_enabled(grad), dry_run(backbone) as cost:
                 streams = given or self._streams(tokens, rows)
                 shape = (rows, backbone.latent_channels, height, width)
                 latents = torch.empty(shape, device="meta", dtype=self._dtype).requires_grad_(grad)
@@ -142,17 +142,21 @@ class BackboneRuns:
         return self._caches[key]
 
     def _streams(self, tokens: Tokens, rows: int) -> Streams:
-        def group(count: int, width: int) -> tuple[TokenGroup, ...]:
+        def group(role: str, count: int, width: int) -> tuple[TokenGroup, ...]:
             if not count:
                 return ()
             values = torch.empty(rows, count, width, device="meta", dtype=self._dtype)
             mask = torch.ones(rows, count, dtype=torch.bool)
-            return (TokenGroup(tokens=values, mask=mask, position_ids=torch.zeros(count, 3)),)
+            if role == "context":
+                return (TokenGroup(tokens=values, mask=mask),)
+            return (TokenGroup(tokens=values, mask=mask, role="reference", reference=0, grid=(1, count)),)
 
         return Streams(
             target_grid=self.grid,
-            context=group(tokens.context, self.backbone.context_width),
-            image=group(tokens.references, self.backbone.latent_channels * self.backbone.patch_size**2),
+            context=group("context", tokens.context, self.backbone.context_width),
+            references=group(
+                "reference", tokens.references, self.backbone.latent_channels * self.backbone.patch_size**2
+            ),
         )
 
     @property

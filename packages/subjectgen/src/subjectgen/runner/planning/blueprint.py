@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,43 +9,45 @@ import torch
 from pydantic import BaseModel
 
 from subjectgen.backbones.single_file import architecture
-from subjectgen.core import CheckpointError, Config, SubjectgenError
-from subjectgen.core.plugins import Plugins
-from subjectgen.runner.assemble import System
-from subjectgen.runner.experiment import Experiment
-from subjectgen.runner.planning.shipped import find_config, is_local
+from subjectgen.core import CheckpointError, Config, Part, SubjectgenError
+from subjectgen.runner.planning.shipped import Shipped, is_local
 from subjectgen.runner.planning.stand_ins import StandIns
+from subjectgen.runner.system.build import build_system
+from subjectgen.runner.system.experiment import Experiment
+from subjectgen.runner.system.system import System
+
+WEIGHTY = ("encoders", "autoencoders", "backbones")
+"""Kinds that have weights of their own."""
 
 
-class Blueprint(System):
+def build_blueprint(experiment: Experiment) -> System:
     """All parts of an experiment on torch's ``meta`` device, whatever checkpoints it names.
 
-    A component with weights of its own is made by the first way that it offers:
-        its classmethod ``planned(config, sources)``; a config with ``checkpoint`` and ``architecture``, whose sizes
-        are then read from ``config.json``; or as always, where its weights are on this machine.
+    A component with weights of its own is made by the first way that it offers: its classmethod
+    ``planned(config, sources)``; a config with ``checkpoint`` and ``architecture``, whose sizes are then read from
+    ``config.json``; or as always, where its weights are on this machine.
 
     Raises:
         CheckpointError: A hub id whose sizes are not known without a download.
     """
+    shipped = Shipped(experiment.plugins)
 
-    def __init__(self, experiment: Experiment, plugins: Plugins) -> None:
-        super().__init__(experiment, plugins, device="meta")
-
-    def _build(self, kind: str, spec: Mapping[str, Any], where: str, **runtime: Any) -> Any:
-        if kind not in ("encoders", "backbones"):
-            return super()._build(kind, spec, where, **runtime)
-        target, config = self.plugins.configure(kind, spec, where=where, **self.experiment.place())
+    def make(part: Part, **runtime: Any) -> Any:
+        if part.kind not in WEIGHTY:
+            return part.build(**runtime)
         try:
-            return _without_weights(target, config)
+            return _without_weights(part.target, part.config, shipped)
         except SubjectgenError as error:
-            raise self.experiment.loaded.error(where, str(error)) from error
+            raise experiment.loaded.error(part.where, str(error)) from error
+
+    return build_system(experiment, device="meta", make=make)
 
 
-def _without_weights(target: Any, config: Config) -> Any:
+def _without_weights(target: Any, config: Config, shipped: Shipped) -> Any:
     with torch.device("meta"):
         if hasattr(target, "planned"):
-            return target.planned(config, StandIns())
-        sized = _sized(config)
+            return target.planned(config, StandIns(shipped))
+        sized = _sized(config, shipped)
         if sized is not None:
             return target(sized)
     checkpoint = getattr(config, "checkpoint", None)
@@ -63,12 +64,12 @@ def _without_weights(target: Any, config: Config) -> Any:
     return target(config)
 
 
-def _sized(config: Config) -> Config | None:
+def _sized(config: Config, shipped: Shipped) -> Config | None:
     """The config with an architecture in place of its checkpoint; ``None`` if it has no such option or file."""
     fields, checkpoint = type(config).model_fields, getattr(config, "checkpoint", None)
     if "architecture" not in fields or checkpoint is None:
         return config if "architecture" in fields else None
-    found = _sizes(checkpoint, getattr(config, "subfolder", None) or "")
+    found = _sizes(checkpoint, getattr(config, "subfolder", None) or "", shipped)
     nothing = {"checkpoint": None, "subfolder": None, "revision": None, "compile": False}
     unused = {name: value for name, value in nothing.items() if name in fields}
     for kind in _kinds(fields["architecture"].annotation):
@@ -79,10 +80,10 @@ def _sized(config: Config) -> Config | None:
     return None
 
 
-def _sizes(checkpoint: str, subfolder: str) -> dict[str, Any]:
+def _sizes(checkpoint: str, subfolder: str, shipped: Shipped) -> dict[str, Any]:
     """Of a folder or a hub id from its ``config.json``, of a FLUX file from its header."""
     file = Path(checkpoint).expanduser()
-    return architecture(file) if file.is_file() else find_config(checkpoint, subfolder) or {}
+    return architecture(file) if file.is_file() else shipped.find(checkpoint, subfolder) or {}
 
 
 def _kinds(annotation: Any) -> list[type[BaseModel]]:

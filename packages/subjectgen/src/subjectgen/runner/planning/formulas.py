@@ -44,7 +44,7 @@ class Tokens:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Work:
+class Operations:
     """Operations of one forward pass by kind."""
 
     linear: int
@@ -60,9 +60,9 @@ class Work:
         """All of them."""
         return self.linear + self.attention + self.adapter + self.other
 
-    def __add__(self, other: Work) -> Work:
+    def __add__(self, other: Operations) -> Operations:
         """Two forward passes, one after the other."""
-        return Work(
+        return Operations(
             linear=self.linear + other.linear,
             attention=self.attention + other.attention,
             adapter=self.adapter + other.adapter,
@@ -92,7 +92,7 @@ class Work:
         return self.checkpointed_training - self.attention
 
 
-def flux_work(sizes: Mapping[str, Any], tokens: Tokens, *, adapter: Mapping[str, int] | None = None) -> Work:
+def flux_work(sizes: Mapping[str, Any], tokens: Tokens, *, adapter: Mapping[str, int] | None = None) -> Operations:
     """One forward pass of one image.
 
     Args:
@@ -110,7 +110,7 @@ def flux_work(sizes: Mapping[str, Any], tokens: Tokens, *, adapter: Mapping[str,
     lora += (given.get("double_image", 0) + given.get("single", 0)) * tokens.image
     channels = sizes["in_channels"]
     embeddings = channels * tokens.image + sizes["joint_attention_dim"] * tokens.context + channels * tokens.image
-    return Work(
+    return Operations(
         linear=linear,
         attention=ATTENTION * blocks * tokens.all * keys * h,
         adapter=MAP * lora,

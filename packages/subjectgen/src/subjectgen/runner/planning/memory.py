@@ -1,6 +1,6 @@
 """Memory of weights, optimizer and activations, and what fits on which card.
 
-What is on the card when is :class:`subjectgen.runner.memory.Residency`'s, written down as sums.
+What is on the card when is :class:`subjectgen.runner.system.residency.Residency`'s, written down as sums.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ import torch
 from diffusers import ModelMixin
 from torch import Tensor, nn
 
-from subjectgen.backbones.modulation import MODULATED
-from subjectgen.runner.experiment import MemorySettings
-from subjectgen.runner.memory import frozen_linears
+from subjectgen.core import Prepares
 from subjectgen.runner.planning.dry_run import Cost
+from subjectgen.runner.system.quantization import frozen_linears
+from subjectgen.runner.system.settings import MemorySettings
+from subjectgen.runner.system.system import System
 
 CARDS = (24, 48, 80, 141)
 """GB (1e9 bytes) of the cards that are asked about."""
@@ -68,9 +69,9 @@ class Weights:
     """By ``memory.weights``; with an adapter, also merged."""
 
     @classmethod
-    def of(cls, system: Any, dtype: torch.dtype | None) -> Weights:
+    def of(cls, system: System, dtype: torch.dtype | None) -> Weights:
         """Those of a built system, each module once; the backbone's weights in ``dtype``, ``None`` as they are."""
-        others = {id(module): module for module in (system.autoencoder, *system.trained_modules()[1:])}
+        others = {id(module): module for module in (system.autoencoder, *system.branch_modules().values())}
         encoders = {id(b.encoder): b.encoder for b in system.branches.values() if id(b.encoder) not in others}
         linears = {id(system.backbone.get_submodule(name).weight) for name in frozen_linears(system.backbone)}
         adapter = {id(p) for name, p in system.backbone.named_parameters() if ".lora_" in name}
@@ -153,7 +154,7 @@ def moments(weights: Weights, runs: Activations, settings: MemorySettings) -> di
 
 def inference_rows(weights: Weights, runs: Activations, asked: MemorySettings) -> list[Row]:
     """Ways to generate: as the experiment asks, then from the simplest to the smallest."""
-    away = {"offload": "mllm"}
+    away = {"offload": "encoders"}
     ways: list[dict[str, Any]] = [{}, {"release_modulation": True}, away, away | {"release_modulation": True}]
     ways += [away | {"release_modulation": True, "merge_adapters": True}]
     ways += [away | {"weights": "int8"}, away | {"weights": "int8", "release_modulation": True}]
@@ -191,9 +192,9 @@ def training_rows(
     ]
 
 
-def training_static(system: Any, *, autocast: bool) -> float:
+def training_static(system: System, *, autocast: bool) -> float:
     """Weights, gradients in the weights' own types, AdamW's moments, and autocast's copies of float32 weights."""
-    modules = (system.backbone, *system.encoders().values(), *system.trained_modules()[1:])
+    modules = (system.backbone, *system.encoders().values(), *system.branch_modules().values())
     parameters = {id(p): p for module in modules for p in module.parameters()}
     trained = list({id(p): p for p in system.trainable().values()}.values())
     copies = sum(2 * p.numel() for p in trained if p.dtype == torch.float32) if autocast else 0
@@ -263,11 +264,8 @@ def _backbone(
 
 
 def _modulation(backbone: nn.Module) -> list[nn.Module]:
-    """What :class:`subjectgen.backbones.modulation.ModulationTable` replaces, of backbones that can do so."""
-    if not hasattr(backbone, "prepare"):
-        return []
-    norms = [module.linear for module in backbone.modules() if isinstance(module, MODULATED)]
-    return [*norms, *(module for name, module in backbone.named_modules() if name.endswith("time_text_embed"))]
+    """What is not needed once the conditions of all steps are computed, of backbones that can do so."""
+    return list(backbone.only_prepares()) if isinstance(backbone, Prepares) else []
 
 
 def _groups(backbone: nn.Module) -> list[nn.Module]:

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from subjectgen.core import (
+    EVERYTHING,
     ActiveBranches,
     AttentionLayout,
     Conditioning,
@@ -17,17 +18,17 @@ from subjectgen.core import (
     Reference,
     Sample,
     Streams,
+    Visibility,
 )
-from subjectgen.core.contracts import EVERYTHING, Visibility
-from subjectgen.runner.conditioning import Conditioner, Speech, silence
+from subjectgen.runner.generation.passes import Pass, row_pass, step_passes
 from subjectgen.runner.planning.backbone_runs import BackboneRuns
-from subjectgen.runner.planning.blueprint import Blueprint
 from subjectgen.runner.planning.dry_run import Cost, dry_run
-from subjectgen.runner.planning.formulas import Tokens, Work
+from subjectgen.runner.planning.formulas import Operations, Tokens
+from subjectgen.runner.system.system import System
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Said:
+class Made:
     """One branch's conditioning as shapes, and what making it costs."""
 
     conditioning: Conditioning | Latents
@@ -40,27 +41,27 @@ class Said:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pass:
+class BackbonePass:
     """One pass of the backbone for one image."""
 
     tokens: Tokens
-    work: Work
+    work: Operations
     """As in training: all of it."""
-    step: Work
+    step: Operations
     """As in sampling, where what isolated references say comes from a cache, and adapters may be merged."""
-    cached: Work
+    cached: Operations
     """As if references' keys and values came from a cache; exact where they are isolated."""
     added: Cost
     """Of what injectors add inside the attentions, forward."""
     injection: Cost
     """Of injectors before the backbone, such as keys and values of added attentions; as in training."""
-    speeches: tuple[Speech, ...]
+    branch_passes: Pass
     """Who speaks, and what each sees."""
 
     @property
     def branches(self) -> tuple[str, ...]:
         """Names of those who speak."""
-        return tuple(speech.branch for speech in self.speeches)
+        return tuple(one.branch for one in self.branch_passes)
 
     @property
     def flops(self) -> int:
@@ -79,11 +80,11 @@ class Stage:
 
     name: str
     steps: int
-    positive: Pass
-    negative: Pass | None
+    positive: BackbonePass
+    negative: BackbonePass | None
 
     @property
-    def passes(self) -> tuple[Pass, ...]:
+    def passes(self) -> tuple[BackbonePass, ...]:
         """Passes of one step."""
         return (self.positive,) if self.negative is None else (self.positive, self.negative)
 
@@ -101,15 +102,14 @@ class Stage:
 class Passes:
     """Passes of an experiment for one prompt with references."""
 
-    def __init__(self, system: Blueprint, sample: Sample, size: tuple[int, int]) -> None:
+    def __init__(self, system: System, sample: Sample, size: tuple[int, int]) -> None:
         self.system, self.sample = system, sample
         factor = system.autoencoder.scale_factor * system.backbone.patch_size
         self.grid = (size[0] // factor, size[1] // factor)
         self.runs = BackboneRuns(system.backbone, self.grid)
-        self._conditioner = Conditioner(system, [sample], target_grid=self.grid)
-        self._said: dict[tuple[str, Visibility], Said] = {}
+        self._made: dict[tuple[str, Visibility], Made] = {}
         self._injected: dict[tuple[str, Visibility], Cost] = {}
-        self._passes: dict[tuple[Speech, ...], Pass] = {}
+        self._passes: dict[Pass, BackbonePass] = {}
 
     # ------------------------------------------------------------------------------------------------- sampling
 
@@ -132,11 +132,10 @@ class Passes:
         return self.grid[0] * self.grid[1]
 
     def _stage(self, name: str, t: float) -> Stage:
-        active, guidance = self.system.schedule.active(t), self.system.schedule.guidance(t)
-        positive, negative = self.one(active), None
-        if guidance.true_cfg != 1.0:  # as the sampler: a negative pass that would say the same is left out
-            negative = self.one(active.restricted(silence(guidance.negative, tuple(self.system.branches))))
-        return Stage(name=name, steps=1, positive=positive, negative=None if negative is positive else negative)
+        schedule = self.system.schedule
+        passes = step_passes(self.system.branches, self.sample, schedule.active(t), schedule.guidance(t))
+        negative = None if passes.negative is None else self._one(passes.negative)
+        return Stage(name=name, steps=1, positive=self._one(passes.positive), negative=negative)
 
     @property
     def extraction(self) -> int:
@@ -153,9 +152,11 @@ class Passes:
         """Memory of what injectors make, which stays during denoising."""
         return sum(cost.live_bytes for cost in self._injected.values())
 
-    def one(self, active: ActiveBranches) -> Pass:
+    def one(self, active: ActiveBranches) -> BackbonePass:
         """The pass in which these branches speak."""
-        key = self._conditioner.passed(active)
+        return self._one(row_pass(self.system.branches, self.sample, active))
+
+    def _one(self, key: Pass) -> BackbonePass:
         if key not in self._passes:
             with torch.no_grad():
                 streams, _ = self._streams(key)
@@ -164,43 +165,43 @@ class Passes:
             tokens = Tokens(
                 context=sum(group.tokens.shape[1] for group in streams.context),
                 target=self.target_tokens,
-                references=sum(group.tokens.shape[1] for group in streams.image),
+                references=sum(group.tokens.shape[1] for group in streams.references),
             )
             work, cached = self.runs.work(tokens), self.runs.with_cache(tokens)
             step = cached if self.runs.isolated else work
             if self.system.experiment.settings.memory.merge_adapters:
                 step, cached = replace(step, adapter=0), replace(cached, adapter=0)
-            self._passes[key] = Pass(
+            self._passes[key] = BackbonePass(
                 tokens=tokens,
                 work=work,
                 step=step,
                 cached=cached,
                 added=self._added(trained, tokens),
                 injection=injection,
-                speeches=key,
+                branch_passes=key,
             )
         return self._passes[key]
 
     # --------------------------------------------------------------------------------------------- conditioning
 
-    def said(self, name: str, seen: Visibility = EVERYTHING) -> Said:
+    def made(self, name: str, seen: Visibility = EVERYTHING) -> Made:
         """Run one branch on shapes."""
         key = (name, seen)
-        if key not in self._said:
-            self._said[key] = self._say(name, self.sample.seen(seen))
-        return self._said[key]
+        if key not in self._made:
+            self._made[key] = self._make(name, self.sample.seen(seen))
+        return self._made[key]
 
-    def conditioned(self) -> dict[str, list[Said]]:
+    def conditioned(self) -> dict[str, list[Made]]:
         """All that was computed for the passes, by branch: one entry for each way the branch sees the sample."""
-        return {name: [s for (n, _), s in self._said.items() if n == name] for name in self.system.branches}
+        return {name: [s for (n, _), s in self._made.items() if n == name] for name in self.system.branches}
 
-    def _say(self, name: str, sample: Sample) -> Said:
+    def _make(self, name: str, sample: Sample) -> Made:
         branch = self.system.branches[name]
         layers = getattr(branch.aggregator, "layers", None)
         with torch.no_grad(), dry_run(branch.encoder) as encoder:
             encoded = branch.encoder.encode([sample], layers=layers)
         if branch.aggregator is None:
-            return Said(conditioning=encoded, encoder=encoder, aggregator=Cost(), training=Cost(), feature_bytes=0)
+            return Made(conditioning=encoded, encoder=encoder, aggregator=Cost(), training=Cost(), feature_bytes=0)
         with torch.no_grad(), dry_run(branch.aggregator) as aggregator:
             conditioning = branch.aggregator(encoded)
         with torch.enable_grad(), dry_run(branch.aggregator) as training:
@@ -208,7 +209,7 @@ class Passes:
             if tokens.requires_grad:
                 tokens.sum().backward()
         states = [state for state in encoded.hidden_states if state is not None]
-        return Said(
+        return Made(
             conditioning=conditioning,
             encoder=encoder,
             aggregator=aggregator,
@@ -216,15 +217,15 @@ class Passes:
             feature_bytes=sum(state.numel() * state.element_size() for state in states),
         )
 
-    def _streams(self, speeches: tuple[Speech, ...]) -> tuple[Streams, Cost]:
+    def _streams(self, passes: Pass) -> tuple[Streams, Cost]:
         """What enters the backbone, and what the injectors take together."""
         streams, total = Streams(target_grid=self.grid), Cost()
-        for speech in speeches:
-            injector, said = self.system.branches[speech.branch].injector, self.said(speech.branch, speech.seen)
-            with dry_run(*_modules(injector), forward_only=True) as cost:
-                streams = injector(streams, said.conditioning)
+        for one in passes:
+            injector, made = self.system.branches[one.branch].injector, self.made(one.branch, one.seen)
+            with dry_run(*_modules(injector)) as cost:
+                streams = injector(streams, made.conditioning)
             if not torch.is_grad_enabled():
-                self._injected[speech.branch, speech.seen] = cost
+                self._injected[one.branch, one.seen] = cost
             total.flops += cost.flops
             total.saved_bytes += cost.saved_bytes
         return streams, total
@@ -236,7 +237,7 @@ class Passes:
         layout = AttentionLayout(context=slice(0, start), target=slice(start, end), references=slice(end, tokens.all))
         injectors = [branch.injector for branch in self.system.branches.values()]
         dtype = next(p.dtype for p in self.system.backbone.parameters() if p.is_floating_point())
-        with torch.enable_grad(), dry_run(*_modules(*injectors), forward_only=True) as cost:
+        with torch.enable_grad(), dry_run(*_modules(*injectors)) as cost:
             for number, site in enumerate(self.system.backbone.attention_sites):
                 query = torch.empty(1, tokens.all, site.heads, site.head_width, device="meta", dtype=dtype)
                 output = query.requires_grad_()

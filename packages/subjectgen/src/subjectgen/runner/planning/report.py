@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from subjectgen.runner.experiment import MemorySettings
 from subjectgen.runner.planning.memory import CARDS
+from subjectgen.runner.system.settings import MemorySettings
 
 
 def as_text(plan: dict[str, Any]) -> str:

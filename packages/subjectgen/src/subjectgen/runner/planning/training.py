@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 
-from subjectgen.core import ActiveBranches, Schedule
-from subjectgen.runner.planning.blueprint import Blueprint
+from subjectgen.core import ActiveBranches, Checkpoints, Schedule
 from subjectgen.runner.planning.dry_run import dry_run
 from subjectgen.runner.planning.memory import checkpointed_bytes, training_rows, training_static
 from subjectgen.runner.planning.passes import Passes, Stage
-from subjectgen.runner.training import phase_schedule
+from subjectgen.runner.system.system import System
+from subjectgen.runner.training.phases import phase_schedule
 
 _DRAWS = 4096
 """Timesteps drawn to know how often training visits each stage."""
@@ -25,7 +25,7 @@ _TRAINING = {
 """Ways to count a training step, by ``backbone.gradient_checkpointing``."""
 
 
-def training_flops(system: Blueprint, passes: Passes) -> dict[str, Any] | None:
+def training_flops(system: System, passes: Passes) -> dict[str, Any] | None:
     """Operations per sample of each phase; ``None`` for experiments that only generate."""
     settings = system.experiment.settings.training
     if settings is None:
@@ -52,12 +52,12 @@ def training_flops(system: Blueprint, passes: Passes) -> dict[str, Any] | None:
     return {"batch": settings.batch_size, "recomputed": _recomputed(system), "phases": phases}
 
 
-def _recomputed(system: Blueprint) -> str:
+def _recomputed(system: System) -> str:
     """What the experiment says about gradient checkpointing."""
-    return str(getattr(system.backbone.config, "gradient_checkpointing", False)).lower()
+    return str(system.backbone.gradient_checkpointing).lower() if isinstance(system.backbone, Checkpoints) else "false"
 
 
-def _encoding(system: Blueprint) -> int:
+def _encoding(system: System) -> int:
     """Operations of encoding one target."""
     image = system.experiment.settings.image
     with torch.no_grad(), dry_run(system.autoencoder) as cost:
@@ -78,13 +78,13 @@ def _step_flops(passes: Passes, active: ActiveBranches, kind: str) -> float:
     """Operations of one sample in one stage: conditioning, then the backbone forward and backward."""
     one = passes.one(active)
     flops = getattr(one.work, kind) + 3 * (one.added.flops + one.injection.flops)
-    for speech in one.speeches:
-        said = passes.said(speech.branch, speech.seen)
-        flops += said.encoder.flops + said.training.flops
+    for branch in one.branch_passes:
+        made = passes.made(branch.branch, branch.seen)
+        flops += made.encoder.flops + made.training.flops
     return float(flops)
 
 
-def training_memory(system: Blueprint, passes: Passes, stages: list[Stage]) -> dict[str, Any]:
+def training_memory(system: System, passes: Passes, stages: list[Stage]) -> dict[str, Any]:
     """Bytes at the worst: all samples of a batch in the stage with the most tokens."""
     settings, backbone = system.experiment.settings.training, system.backbone
     if settings is None:
@@ -92,16 +92,16 @@ def training_memory(system: Blueprint, passes: Passes, stages: list[Stage]) -> d
     autocast = settings.mixed_precision == "bf16"
     widest = max((one for stage in stages for one in stage.passes), key=lambda one: one.tokens.all)
     forward = passes.runs.training(widest.tokens, torch.bfloat16 if autocast else None)
-    said = [one for found in passes.conditioned().values() for one in found]
+    made = [one for found in passes.conditioned().values() for one in found]
     element, blocks = next(p.element_size() for p in backbone.parameters()), len(backbone.attention_sites)
     inputs = widest.tokens.all * passes.runs.width * element
     activations: dict[str, float] = {"false": forward.peak_bytes}
-    if hasattr(backbone.config, "gradient_checkpointing"):
+    if isinstance(backbone, Checkpoints):
         activations["true"] = checkpointed_bytes(forward, inputs, blocks)
     if passes.runs.flux is not None:
         activations["selective"] = activations["true"] + blocks * inputs
     beside = widest.injection.saved_bytes + widest.added.saved_bytes
-    beside += sum(one.feature_bytes + one.training.saved_bytes for one in said)
+    beside += sum(one.feature_bytes + one.training.saved_bytes for one in made)
     rows = training_rows(
         training_static(system, autocast=autocast),
         activations={f"--set backbone.gradient_checkpointing={way}": each for way, each in activations.items()},

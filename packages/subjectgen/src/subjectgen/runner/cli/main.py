@@ -1,0 +1,68 @@
+"""The command line: a thin layer over the Python API."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from subjectgen.core import SubjectgenError
+from subjectgen.core.text import tolerate_letters
+from subjectgen.runner.cli.check import check
+from subjectgen.runner.cli.demo import demo
+from subjectgen.runner.cli.generate import generate
+from subjectgen.runner.cli.listing import components, plugins, versions
+from subjectgen.runner.cli.plan import plan
+from subjectgen.runner.cli.train import train
+
+HELP = {"help_option_names": ["-h", "--help"]}
+PIPE_CLOSED = 141
+"""128 + SIGPIPE: what the reader of our output gets from everybody when it stops reading."""
+
+app = typer.Typer(
+    name="subjectgen",
+    help="Compose, train, measure and extend subject-driven image generation.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings=HELP,
+)
+for command in (train, generate, check, plan, plugins, components, demo):
+    app.command(context_settings=HELP)(command)
+
+
+def _show_versions(wanted: bool) -> None:
+    if wanted:
+        typer.echo("\n".join(f"{name} {number}" for name, number in versions().items()))
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print versions and exit.", callback=_show_versions, is_eager=True)
+    ] = False,
+) -> None:
+    """Options before the command; ``main`` reads ``--debug`` itself."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line. Mistakes a user can repair end in one message and exit code 2."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in given
+    tolerate_letters(sys.stdout, sys.stderr)
+    try:
+        app([argument for argument in given if argument != "--debug"])
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains at its end
+        raise SystemExit(PIPE_CLOSED) from None
+    except (SubjectgenError, OSError) as error:  # OSError: a full disk, a folder that cannot be written
+        if debug:
+            raise
+        for line in str(error).splitlines():
+            typer.echo(f"error: {line}", err=True)
+        raise SystemExit(getattr(error, "exit_code", 2)) from None

@@ -1,0 +1,1 @@
+"""Cases, images on disk, rows of scores, statistics."""

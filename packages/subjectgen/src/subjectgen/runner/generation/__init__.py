@@ -1,0 +1,1 @@
+"""Requests in, images out: conditioning, passes, the sampler, the pipeline."""

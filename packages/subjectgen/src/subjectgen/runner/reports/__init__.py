@@ -1,0 +1,1 @@
+"""Pages and sheets from files alone; no model is imported."""
