@@ -300,7 +300,7 @@ class Metric(Protocol):
     scores: Mapping[str, Quantity]
     """Every number that a row may hold."""
 
-    def measure(self, samples: Sequence[Sample], images: Sequence[Float[Tensor, "3 h w"]]) -> Sequence[Row]:
+    def measure(self, samples: Sequence[Sample], images: Sequence[Float[Tensor, "3 _ _"]]) -> Sequence[Row]:
         """One row per image, in order.
 
         Raises:
@@ -325,7 +325,7 @@ class SetMetric(Protocol):
     scores: Mapping[str, Quantity]
 
     def measure_set(
-        self, samples: Sequence[Sample], images: Sequence[Float[Tensor, "3 h w"]], rows: Sequence[Row]
+        self, samples: Sequence[Sample], images: Sequence[Float[Tensor, "3 _ _"]], rows: Sequence[Row]
     ) -> Mapping[str, float]:
         """One number per score. ``rows``: what the experiment's other metrics said of each image."""
         ...

@@ -104,7 +104,7 @@ class Gallery(nn.Module):
         return {name: total / count for name, total in hits.items() if name in self.scores}
 
     @torch.no_grad()
-    def look(self, pictures: Iterable[Float[Tensor, "3 h w"]]) -> list[Seen]:
+    def look(self, pictures: Iterable[Float[Tensor, "3 _ _"]]) -> list[Seen]:
         """What the judge sees in each picture, of any size and from any device."""
         found: list[Seen] = []
         fitted = (fit(picture[None].to(self.gallery.device, torch.float32)) for picture in pictures)

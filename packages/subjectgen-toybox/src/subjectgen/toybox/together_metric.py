@@ -39,7 +39,7 @@ class TogetherScores(Gallery):
     }
     config: Config
 
-    def measure(self, samples: Sequence[Sample], images: Sequence[Float[Tensor, "3 h w"]]) -> Sequence[Row]:
+    def measure(self, samples: Sequence[Sample], images: Sequence[Float[Tensor, "3 _ _"]]) -> Sequence[Row]:
         """Judge generated images.
 
         Raises:
