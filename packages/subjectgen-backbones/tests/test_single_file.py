@@ -109,11 +109,13 @@ def full_width(build):
 
 
 @pytest.mark.slow
-def test_every_weight_finds_its_place(build, tmp_path):
+def test_every_weight_finds_its_place(build, tmp_path, capfd):
     transformer = full_width(build)
     file = tmp_path / "flux1.safetensors"
     save_file(original(transformer), file)
+    capfd.readouterr()
     loaded = FluxBackbone(FluxBackbone.Config(checkpoint=str(file), dtype="bfloat16"))
+    assert capfd.readouterr() == ("", "")
     assert loaded.guidance_embedded
     assert tuple(loaded.transformer.config.axes_dims_rope) == FULL_WIDTH["axes_dims_rope"]
     expected, found = transformer.state_dict(), loaded.transformer.state_dict()

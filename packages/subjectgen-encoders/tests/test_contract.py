@@ -11,7 +11,7 @@ from subjectgen.encoders.flux_text import FluxText
 from subjectgen.encoders.internvl3 import InternVL3
 from subjectgen.encoders.qwen2_5_vl import Qwen25VL
 from subjectgen.encoders.vae import VAE
-from subjectgen.testing import EncoderContract
+from subjectgen.testing import AutoencoderContract, EncoderContract
 
 
 class TestInternVL3(EncoderContract):
@@ -50,12 +50,28 @@ class TestQwen25VLPlain(EncoderContract):
 
 
 class TestVAE(EncoderContract):
+    @pytest.fixture(params=[{}, {"deterministic": False}], ids=["mode", "drawn"])
+    def encoder(self, request: pytest.FixtureRequest, pipeline_checkpoint: Path) -> Any:
+        return VAE(VAE.Config(checkpoint=str(pipeline_checkpoint), size=32, **request.param))
+
+
+class TestVAEAsAutoencoder(AutoencoderContract):
     @pytest.fixture
-    def encoder(self, pipeline_checkpoint: Path) -> Any:
-        return VAE(VAE.Config(checkpoint=str(pipeline_checkpoint), size=32))
+    def autoencoder(self, pipeline_checkpoint: Path) -> Any:
+        return VAE(VAE.Config(checkpoint=str(pipeline_checkpoint)))
+
+
+class TestVAEThatDraws(AutoencoderContract):
+    draws = True
+
+    @pytest.fixture
+    def autoencoder(self, pipeline_checkpoint: Path) -> Any:
+        return VAE(VAE.Config(checkpoint=str(pipeline_checkpoint), deterministic=False))
 
 
 class TestFluxText(EncoderContract):
+    unknown = ("zebra",)
+
     @pytest.fixture(params=[{}, {"attend_padding": True, "max_length": 9}, {"output": "pooled"}])
     def encoder(self, request: pytest.FixtureRequest, pipeline_checkpoint: Path) -> Any:
         return FluxText(FluxText.Config(checkpoint=str(pipeline_checkpoint), **request.param))

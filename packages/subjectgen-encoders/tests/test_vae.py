@@ -95,13 +95,38 @@ def test_drawing_from_the_posterior_scatters_around_its_mode(
 ) -> None:
     image = sample("", (16, 16)).references[0].image
     vae = VAE(VAE.Config(checkpoint=str(pipeline_checkpoint), deterministic=False))
-    torch.manual_seed(0)
-    draws = vae.encode_images(image.expand(512, 3, 16, 16))
+    draws = vae.encode_images(image.expand(512, 3, 16, 16), generator=torch.Generator().manual_seed(0))
     posterior = model.encode(image[None] * 2 - 1).latent_dist
     expected = (posterior.mean - model.config.shift_factor) * model.config.scaling_factor
     spread = posterior.std * model.config.scaling_factor
     assert ((draws.mean(0) - expected[0]).abs() < 6 * spread[0] / 512**0.5).all()
     torch.testing.assert_close(draws.std(0), spread[0], rtol=0.2, atol=0)
+
+
+def test_a_references_draw_follows_from_the_picture_alone(pipeline_checkpoint: Path, sample: MakeSample) -> None:
+    """Not from what was drawn before, its row, its place among references, or the prompt (fault P9)."""
+    vae = VAE(VAE.Config(checkpoint=str(pipeline_checkpoint), deterministic=False))
+    one, other = (sample("a toy", (32, 48), seed=seed) for seed in (0, 1))
+    both = Sample(references=(*other.references, *one.references))
+    torch.manual_seed(0)
+    alone = vae.encode([one]).values[0][0]
+    torch.manual_seed(1)
+    beside = vae.encode([other, one]).values[0]
+    torch.testing.assert_close(beside[1], alone)
+    torch.testing.assert_close(vae.encode([both]).values[1][0], alone)
+    mode = VAE(VAE.Config(checkpoint=str(pipeline_checkpoint))).encode([other, one]).values[0]
+    noise, others = beside[1] - mode[1], beside[0] - mode[0]
+    assert noise.abs().min() > 0
+    assert not torch.allclose(noise, others, atol=0.01)
+
+
+def test_the_backbones_patches_decide_which_sides_there_are(pipeline_checkpoint: Path, sample: MakeSample) -> None:
+    image = sample("", (30, 45)).references[0].image
+    sides = {
+        patch: tuple(VAE(VAE.Config(checkpoint=str(pipeline_checkpoint), patch_size=patch)).prepare(image).shape[1:])
+        for patch in (1, 2, 4)
+    }
+    assert sides == {1: (30, 44), 2: (32, 44), 4: (32, 48)}
 
 
 def test_bfloat16_stays_near_float32(vae: VAE, pipeline_checkpoint: Path, sample: MakeSample) -> None:
@@ -178,6 +203,12 @@ def test_options_that_cannot_work_are_refused(pipeline_checkpoint: Path, vae: VA
         VAE(VAE.Config(checkpoint=checkpoint, tiling=True, tile_size=30))
     with pytest.raises(ValidationError, match="exclude each other"):
         VAE.Config(checkpoint=checkpoint, size=32, max_size=64)
+    with pytest.raises(ValidationError, match="resize: uno and max_size: 64 exclude each other"):
+        VAE.Config(checkpoint=checkpoint, resize="uno", max_size=64)
+    with pytest.raises(ValidationError, match="size: 32 and resize: uno exclude each other"):
+        VAE.Config(checkpoint=checkpoint, resize="uno", size=32)
+    with pytest.raises(ValidationError, match="fit: crop has no meaning without size"):
+        VAE.Config(checkpoint=checkpoint, fit="crop")
     with pytest.raises(InputError, match="no multiple of 4"):
         VAE(VAE.Config(checkpoint=checkpoint, size=33))
     with pytest.raises(InputError, match="less than 4"):

@@ -36,6 +36,9 @@ class Component:
     """One line for ``subjectgen components``."""
     extra: str = ""
     """How to get what the target needs, e.g. ``pip install subjectgen-encoders[flash]``."""
+    sizes: str = ""
+    """``package:my_package/sizes``, a folder with ``owner--name/config.json`` of hub models that it is used with:
+    ``subjectgen plan`` then needs no download."""
 
     def load(self) -> type[Any]:
         """Import the target class; a failure names the component and how to repair it."""

@@ -164,7 +164,7 @@ class EncoderContract(Contract):
             same = _equal(expected, _valid(encoder.encode([sample]), 0))
             assert same == (name not in encoder.inputs), f"{name} should {'' if same else 'not '}change the output"
 
-    def test_what_it_shows_is_what_it_reads(self, encoder: Any) -> None:
+    def test_what_it_shows_is_what_it_reads(self, encoder: Encoder) -> None:
         """Samples of which it shows the same get the same answer, and what it does not read it does not show."""
         if not isinstance(encoder, ShowsInputs):
             pytest.skip("it does not show what its model gets")

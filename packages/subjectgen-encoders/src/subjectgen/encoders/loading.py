@@ -61,7 +61,7 @@ def load_model(
     if (checkpoint.json("config.json") or {}).get("model_type") == "internvl_chat":
         raise CheckpointError(f"{checkpoint} is in its authors' own format; use the converted '-hf' checkpoint")
     given = {"attn_implementation": attention, "device_map": device_map}
-    options = {name: value for name, value in given.items() if value}
+    options: dict[str, Any] = {name: value for name, value in given.items() if value}
     model = load_transformers(model_class, checkpoint, model_types=model_types, dtype=dtype, **options)
     parts = {name for name, _ in model.named_modules()}
     for name in device_map if isinstance(device_map, dict) else ():  # transformers ignores one that the model lacks

@@ -154,7 +154,9 @@ class SubjectPipeline:
         """
         prompts = [valid_text(text, "prompt") for text in as_list(prompt, "prompt")]
         check_prompts(prompts)
-        loaded = tuple(one if isinstance(one, Reference) else load_reference(one) for one in as_list(references, "references"))
+        loaded = tuple(
+            one if isinstance(one, Reference) else load_reference(one) for one in as_list(references, "references")
+        )
         samples = [Sample(prompt=text, references=loaded) for text in prompts]
         check_read(self.system, samples)
         seeds = as_seeds(seed)

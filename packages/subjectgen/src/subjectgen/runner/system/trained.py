@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from subjectgen.core import Changes, CheckpointError, Defines, Trainable, resolve_checkpoint
-from subjectgen.core.files import atomic_folder, recover_folder, recover_folder
+from subjectgen.core.files import atomic_folder, recover_folder
 from subjectgen.core.json_files import read_json, write_json
 from subjectgen.core.part import Part
 from subjectgen.core.roles import defaults, differences
