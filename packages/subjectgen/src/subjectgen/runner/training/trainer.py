@@ -27,9 +27,6 @@ from subjectgen.runner.training.progress import Progress
 from subjectgen.runner.training.run_directory import RunDirectory
 from subjectgen.runner.training.step import StepResult, optimizer_step
 
-NO_RESUME = "--resume: a run cannot be resumed yet; to go on from its weights: --set trained=RUN --out ANOTHER"
-"""What the command line answers."""
-
 
 @dataclass(frozen=True, slots=True)
 class Result:
