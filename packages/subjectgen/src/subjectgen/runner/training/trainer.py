@@ -15,10 +15,10 @@ from subjectgen.core import ConfigError, InputError
 from subjectgen.runner.system.build import build_system
 from subjectgen.runner.system.experiment import Experiment
 from subjectgen.runner.system.system import System
-from subjectgen.runner.system.trained import FOLDER, load_trained, warn_of_other_encoders
+from subjectgen.runner.system.trained import load_trained, warn_of_other_encoders
 from subjectgen.runner.training.batches import sample_order, training_data
 from subjectgen.runner.training.draws import TrainingBatch, draw_batch
-from subjectgen.runner.training.interruption import Interrupted, Interruption
+from subjectgen.runner.training.interruption import Interruption
 from subjectgen.runner.training.interval import Interval
 from subjectgen.runner.training.learning_rate import learning_rate, set_learning_rate
 from subjectgen.runner.training.phases import Phase, phase_name, phase_schedule
@@ -198,11 +198,6 @@ class Trainer:
         self._progress.logged(f"step {self.step}", str(interval))
 
     def _stop_if_asked(self) -> None:
-        asked = self._interruption.asked
-        if asked is not None:
+        if self._interruption.asked is not None:
             self.run.save(self.system, self.step)
-            raise Interrupted(
-                asked,
-                f"stopped after step {self.step}; its weights are in {self.run.folder / FOLDER}. To go on from them: "
-                f"--set trained={self.run.folder} --out ANOTHER",
-            )
+            raise self._interruption.after(self.step, self.run.folder)
