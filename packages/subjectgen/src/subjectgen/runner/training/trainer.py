@@ -130,8 +130,6 @@ class Trainer:
         for data in dict.fromkeys(self.data):
             data.check()
 
-    # ----------------------------------------------------------------------------------------------------- steps
-
     def _run_phase(self, phase: Phase) -> float:
         """All steps of a phase; returns the mean loss since the last line of the log but one."""
         order = sample_order(len(phase.data.dataset), self.settings.batch_size, self._generator)
@@ -180,21 +178,20 @@ class Trainer:
         )
 
     def _count(self, result: StepResult) -> None:
-        """A step was made; the folder is begun with the first, when memory has held one."""
+        """The folder is begun with the first step, when memory has held one."""
         if result.problem is not None:
             raise InputError(
                 f"training: {result.problem} at step {self.step + 1}, which was not made; {self.run.last_good}; "
                 "expected finite numbers: lower training.learning_rate, or look at the data of this step"
             )
         self.step += 1
-        self.run.begin(self.system, list(dict.fromkeys(self.data)))
         self._interruption.finish_steps()
+        self.run.begin(self.system, list(dict.fromkeys(self.data)))
         self._progress.step_done()
 
     def _log(self, phase: Phase, interval: Interval, rate: float) -> None:
-        seconds = round(time.monotonic() - self._started, 1)
-        line = {"step": self.step, "phase": phase.name, "seconds": seconds, "learning_rate": rate, **interval.line()}
-        self.run.log(line)
+        seconds, line = round(time.monotonic() - self._started, 1), interval.line()
+        self.run.log({"step": self.step, "phase": phase.name, "seconds": seconds, "learning_rate": rate, **line})
         self._progress.logged(f"step {self.step}", str(interval))
 
     def _stop_if_asked(self) -> None:
