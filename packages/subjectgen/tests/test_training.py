@@ -70,6 +70,14 @@ def test_the_folder_gives_the_same_images_as_the_trained_system(trained, toys) -
     torch.testing.assert_close(list(one), list(other))
 
 
+def test_the_experiment_in_the_folder_draws_with_its_own_weights(trained, toys, tmp_path, monkeypatch) -> None:
+    """Fault O12: it kept the inherited ``trained``, and drew with other weights in silence; here from elsewhere."""
+    monkeypatch.chdir(tmp_path)
+    request = Request.of(toys[:1], [1])
+    own = SubjectPipeline.from_experiment(trained.folder / "experiment.yaml", device="cpu").generate(request)
+    torch.testing.assert_close(own.tensors[0], SubjectPipeline(trained.system).generate(request).tensors[0])
+
+
 def test_the_same_seed_gives_the_same_losses(trained, system, tmp_path) -> None:
     torch.manual_seed(1234)  # the caller's draws change nothing
     again = read_log(quiet(system(), tmp_path / "again"))
