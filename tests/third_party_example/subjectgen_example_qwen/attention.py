@@ -28,9 +28,9 @@ class JointAttention:
         attn: Attention,
         hidden_states: Tensor,
         encoder_hidden_states: Tensor,
+        attention_mask: Tensor | None = None,
         encoder_hidden_states_mask: Tensor | None = None,
         image_rotary_emb: Any = None,
-        mask: Tensor | None = None,
         target: int = 0,
         additions: Sequence[AttentionAddition] = (),
     ) -> tuple[Tensor, Tensor]:
@@ -44,7 +44,7 @@ class JointAttention:
         )
         value = torch.cat([image[2], context[2]], dim=1)
         parts = (part.transpose(1, 2) for part in (query, key, value))
-        output = functional.scaled_dot_product_attention(*parts, attn_mask=mask).transpose(1, 2)
+        output = functional.scaled_dot_product_attention(*parts, attn_mask=attention_mask).transpose(1, 2)
         count = hidden_states.shape[1]
         layout = AttentionLayout(
             target=slice(0, target), references=slice(target, count), context=slice(count, query.shape[1])
