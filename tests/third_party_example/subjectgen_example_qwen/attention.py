@@ -43,8 +43,9 @@ class JointAttention:
             torch.cat([_rotated(image[i], positions), _rotated(context[i], context_positions)], dim=1) for i in (0, 1)
         )
         value = torch.cat([image[2], context[2]], dim=1)
-        parts = (part.transpose(1, 2) for part in (query, key, value))
-        output = functional.scaled_dot_product_attention(*parts, attn_mask=attention_mask).transpose(1, 2)
+        output = functional.scaled_dot_product_attention(
+            query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2), attn_mask=attention_mask
+        ).transpose(1, 2)
         count = hidden_states.shape[1]
         layout = AttentionLayout(
             target=slice(0, target), references=slice(target, count), context=slice(count, query.shape[1])
