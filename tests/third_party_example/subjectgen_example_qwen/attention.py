@@ -28,9 +28,9 @@ class JointAttention:
         attn: Attention,
         hidden_states: Tensor,
         encoder_hidden_states: Tensor,
+        attention_mask: Tensor | None = None,
         encoder_hidden_states_mask: Tensor | None = None,
         image_rotary_emb: Any = None,
-        mask: Tensor | None = None,
         target: int = 0,
         additions: Sequence[AttentionAddition] = (),
     ) -> tuple[Tensor, Tensor]:
@@ -43,8 +43,9 @@ class JointAttention:
             torch.cat([_rotated(image[i], positions), _rotated(context[i], context_positions)], dim=1) for i in (0, 1)
         )
         value = torch.cat([image[2], context[2]], dim=1)
-        parts = (part.transpose(1, 2) for part in (query, key, value))
-        output = functional.scaled_dot_product_attention(*parts, attn_mask=mask).transpose(1, 2)
+        output = functional.scaled_dot_product_attention(
+            query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2), attn_mask=attention_mask
+        ).transpose(1, 2)
         count = hidden_states.shape[1]
         layout = AttentionLayout(
             target=slice(0, target), references=slice(target, count), context=slice(count, query.shape[1])

@@ -92,7 +92,7 @@ class QwenBackbone(nn.Module):
             timestep=timestep.to(target),
             img_shapes=[shapes] * len(latents),
             attention_kwargs={
-                "mask": _mask(target, references, context),
+                "attention_mask": _mask(target, references, context),
                 "target": target.shape[1],
                 "additions": streams.attention,
             },

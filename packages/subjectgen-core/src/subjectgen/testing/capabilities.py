@@ -70,7 +70,7 @@ class TrainableContract(Contract):
         with torch.no_grad():
             for parameter, gradient in gradients:
                 assert gradient.isfinite().all()
-                parameter -= 0.01 * gradient
+                parameter.sub_(0.01 * gradient)
             assert not torch.equal(velocity(backbone, streams), before)
 
     def test_what_was_saved_comes_back(self, backbone: Backbone, tmp_path: Path) -> None:
@@ -98,7 +98,7 @@ class TrainableContract(Contract):
 def _train(backbone: Trainable, amount: float) -> None:
     with torch.no_grad():
         for parameter in backbone.trainable_parameters().values():
-            parameter += amount
+            parameter.add_(amount)
 
 
 class PreparesContract(Contract):
@@ -171,8 +171,8 @@ class PreparesContract(Contract):
             for one, other in zip(_answers(prepared, streams, [0.9, 0.5]), expected, strict=True):
                 assert torch.equal(one, other)
         finally:
-            for one, values in zip(chosen, kept, strict=True):
-                for parameter, value in zip(one.parameters(), values, strict=True):
+            for layer, values in zip(chosen, kept, strict=True):
+                for parameter, value in zip(layer.parameters(), values, strict=True):
                     parameter.data.copy_(value)
 
     def test_two_denoisings_at_once_are_two_single_ones(self, backbone: Backbone) -> None:
