@@ -1,16 +1,23 @@
-"""What can be run: ``nox -l`` lists it, ``nox -s demo`` shows it, ``nox`` checks it."""
+"""What can be run: ``nox -l`` lists it, ``nox -s demo`` shows it, ``nox`` checks it.
+
+Environments are made by uv where it is installed beside nox (``pip install nox[uv]``), else by virtualenv and pip.
+"""
 
 from __future__ import annotations
 
+import functools
 import os
+import shlex
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import nox
 
 nox.needs_version = ">=2025.2.9"
 nox.options.sessions = ["tests", "lint", "types"]
-nox.options.default_venv_backend = "virtualenv"
+nox.options.default_venv_backend = "uv|virtualenv"
 
 ROOT = Path(__file__).parent
 PACKAGES = {path.parent.name: path.parent for path in sorted(ROOT.glob("packages/*/pyproject.toml"))}
@@ -22,15 +29,23 @@ PLUGIN_MODULES = sorted(path.parent.name for path in ROOT.glob("plugins/*/src/*/
 CONSTRAINTS = ("-c", str(ROOT / "constraints.txt"))
 WHEELS = ROOT / ".nox" / "wheelhouse"
 TEMPLATE = ROOT / "plugins" / "template"
+RUNNER = "subjectgen"
+
+# Compiled modules are kept in one place, also where the caller keeps none: without them every process that imports
+# torch and its friends compiles them again, which takes longer than most tests.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+os.environ.setdefault("PYTHONPYCACHEPREFIX", str(ROOT / ".nox" / "pycache"))
 
 
-def shapes(module: str) -> str:
-    """Shapes in signatures are checked in tests; an int is a float, as for mypy."""
-    return f"--jaxtyping-packages={module},beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
+def install(session: nox.Session, *arguments: str) -> None:
+    session.install(*CONSTRAINTS, *arguments, env=pips_index() if uses_uv(session) else {})
 
 
-def install(session: nox.Session, *names: str) -> None:
-    session.install(*CONSTRAINTS, *names)
+def install_wheels(session: nox.Session, *arguments: str) -> None:
+    """As ``install``, with our own wheels beside the index."""
+    # pip would compile all of torch, which takes longer than the tests; uv compiles nothing unless told
+    quick = () if uses_uv(session) else ("--no-compile",)
+    install(session, *quick, "--find-links", str(WHEELS), *arguments)
 
 
 def install_all(session: nox.Session, *tools: str, testing: bool = False) -> None:
@@ -41,14 +56,36 @@ def install_all(session: nox.Session, *tools: str, testing: bool = False) -> Non
     install(session, *folders, *tools)
 
 
+def uses_uv(session: nox.Session) -> bool:
+    return session.venv_backend == "uv"
+
+
+@functools.cache
+def pips_index() -> dict[str, str]:
+    """uv reads none of pip's settings: the indexes and wheel folders of this machine's pip, in uv's own variables."""
+    command = [sys.executable, "-m", "pip", "config", "list"]
+    listed = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    pairs = (line.partition("=") for line in listed.splitlines())
+    settings = {name.rpartition(".")[2]: " ".join(shlex.split(value)).split() for name, _, value in pairs}
+    found = {
+        "UV_DEFAULT_INDEX": " ".join(settings.get("index-url", [])),
+        "UV_INDEX": " ".join(settings.get("extra-index-url", [])),
+        "UV_FIND_LINKS": ",".join(settings.get("find-links", [])),
+        "UV_CONSTRAINT": " ".join(settings.get("constraint", [])),
+        "UV_INDEX_STRATEGY": "unsafe-best-match" if "extra-index-url" in settings else "",
+    }
+    return {name: value for name, value in found.items() if value and name not in os.environ}
+
+
 @nox.session(reuse_venv=True)
 def tests(session: nox.Session) -> None:
-    """Every test of every package and plugin, and those that need all of them. Arguments go to pytest."""
-    install_all(session, "copier", "hatchling", "pytest-xdist", "ruff", testing=True)
-    session.run("pytest", shapes("subjectgen"), *parallel(), *session.posargs, env=environment())
-    if not session.posargs:
-        for module, path in zip(PLUGIN_MODULES, PLUGINS.values(), strict=True):
-            session.run("pytest", shapes(module), *parallel(), str(path / "tests"), env=environment())
+    """Every test of every package and plugin, and those that need all of them. Arguments go to pytest.
+
+    Without arguments all but the template's, which has a session of its own.
+    """
+    install_all(session, "copier", "hatchling", "pip", "pytest-xdist", "ruff", testing=True)
+    chosen = session.posargs or ("--ignore", "tests/test_template.py")
+    session.run("pytest", *parallel(), *chosen, env=environment())
 
 
 @nox.session(reuse_venv=True)
@@ -78,58 +115,71 @@ def types(session: nox.Session) -> None:
 @nox.session(reuse_venv=True)
 def wheels(session: nox.Session) -> None:
     """Build a wheel of every package."""
-    install(session, "hatchling")
+    install(session, "hatchling", "pip")
     shutil.rmtree(WHEELS, ignore_errors=True)
     paths = [str(path) for path in ALL.values()]
     session.run("python", "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", str(WHEELS), *paths)
 
 
 @nox.session(requires=["wheels"])
-@nox.parametrize("distribution", list(ALL), ids=list(ALL))
-def alone(session: nox.Session, distribution: str) -> None:
-    """One package from its wheel in an empty environment: does it declare all that it needs?"""
-    quick = ("--no-compile", "--find-links", str(WHEELS))  # compiling all of torch takes longer than the tests
-    install(session, *quick, "torch")
-    install(session, *quick, distribution)
-    if distribution == "subjectgen":
-        session.run("subjectgen", "plugins")
-    else:
-        session.run("python", "-c", DISCOVER)
-    # Only now the test tools: they would hide a dependency that is not declared.
+def alone(session: nox.Session) -> None:
+    """Each package from its wheel, with what it declares and no more: is that all it needs? ``-- NAME`` for some.
+
+    One environment that becomes each of them in turn, so that torch, and what Python compiled of it, stays.
+    """
+    install_wheels(session, "torch")
+    base = installed(session)
+    for distribution in session.posargs or ALL:
+        become(session, distribution, base)
+        session.run("python", str(ROOT / "tests" / "import_all.py"), distribution)
+        if distribution == RUNNER:
+            with session.chdir(session.create_tmp()):
+                session.run("subjectgen", "plugins")
+                where = "from importlib.resources import files; print(files('subjectgen.runner') / 'experiments')"
+                experiments = str(session.run("python", "-c", where, silent=True)).strip()
+                session.run("subjectgen", "check", f"{experiments}/toybox/demo.yaml", silent=True)
+        else:
+            test_alone(session, distribution)
+
+
+def become(session: nox.Session, distribution: str, base: list[str]) -> None:
+    """The environment holds this distribution with its dependencies, and nothing of the one before."""
+    if uses_uv(session):
+        install_wheels(session, "--exact", distribution)
+        return
+    others = sorted(set(installed(session)) - set(base))
+    if others:
+        session.run("python", "-m", "pip", "uninstall", "-q", "-y", *others)
+    install_wheels(session, distribution)
+
+
+def installed(session: nox.Session) -> list[str]:
+    """Names of all distributions in the environment."""
+    listing = "import importlib.metadata as m; print(*{d.metadata['Name'] for d in m.distributions()})"
+    return str(session.run("python", "-c", listing, silent=True, log=False)).split()
+
+
+def test_alone(session: nox.Session, distribution: str) -> None:
+    """Its own tests. The test tools come only now: they would hide a dependency that is not declared."""
     needed = [f"{distribution}[testing]"] if distribution in PLUGINS else []
-    install(session, *quick, "subjectgen-core[testing]", *needed, "pytest-xdist", "hatchling")
+    install_wheels(session, "subjectgen-core[testing]", *needed, "pytest-xdist")
     tests = str(ALL[distribution] / "tests")
-    module = distribution.replace("-", "_") if distribution in PLUGINS else "subjectgen"
-    session.run("pytest", shapes(module), "-m", "not slow", *parallel(), tests, *session.posargs, env=environment())
+    few = {"SUBJECTGEN_EXAMPLES": "2"}  # what is missing, is missing in any of them
+    session.run("pytest", "-m", "not slow", *parallel(), tests, env=environment() | few)
 
 
 @nox.session(requires=["wheels"])
 def template(session: nox.Session) -> None:
-    """Render every kind of plugin, install all beside our wheels in an empty environment, run their own tests."""
-    quick = ("--no-compile", "--find-links", str(WHEELS))
-    install(session, *quick, "torch")
-    install(session, *quick, "copier", "subjectgen")
-    folder = Path(session.create_tmp()).resolve()
-    plugins = [folder / path.name for path in sorted((TEMPLATE / "kinds").iterdir())]
-    for plugin in plugins:
-        shutil.rmtree(plugin, ignore_errors=True)
-        data = ("--data", f"kind={plugin.name}", "--data", f"name=my_{plugin.name}")
-        session.run("copier", "copy", "--quiet", "--defaults", *data, str(TEMPLATE), str(plugin))
-    install(session, *quick, *(f"{plugin}[testing]" for plugin in plugins))
-    session.run("subjectgen", "plugins")
-    for plugin in plugins:
-        session.chdir(plugin)
-        session.run("ruff", "check")
-        session.run("pytest", "-q", *session.posargs, env=environment())
-        session.run("subjectgen", "check", "experiment.yaml", silent=True)
-
-
-DISCOVER = """
-from subjectgen.core.plugins import Plugins
-plugins = Plugins.discover()
-assert not plugins.broken, [str(broken) for broken in plugins.broken]
-print(*plugins.plugins, sep="\\n")
-"""
+    """Render every kind of plugin, install it beside our wheels, run its tests and its experiment."""
+    install_wheels(session, "torch")
+    install_wheels(session, "copier")
+    plugin = Path(session.create_tmp()).resolve() / "plugin"
+    shutil.rmtree(plugin, ignore_errors=True)
+    answers = ("--data", "kind=metric", "--data", "name=first_metric")
+    session.run("copier", "copy", "--quiet", "--defaults", *answers, str(TEMPLATE), str(plugin))
+    # What a plugin declares is all that the others' tests have, but for the tools that render and install.
+    install_wheels(session, f"{plugin}[testing]", "hatchling", "pip", "pytest-xdist")
+    session.run("pytest", *parallel(), "tests/test_template.py", *session.posargs, env=environment())
 
 
 @nox.session(reuse_venv=True)
@@ -167,4 +217,4 @@ def environment() -> dict[str, str]:
 
 
 def parallel() -> list[str]:
-    return ["-n", "auto", "--dist", "loadfile"]
+    return ["-n", "auto", "--dist", "worksteal"]

@@ -5,11 +5,10 @@ from __future__ import annotations
 import ast
 import tomllib
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 
 import pytest
-
-import subjectgen.core
 
 ROOT = Path(__file__).parents[1]
 PLUGINS = {path.parent.name: path.parent for path in sorted(ROOT.glob("plugins/*/pyproject.toml"))}
@@ -27,9 +26,9 @@ def imported(source: str) -> Iterator[tuple[str, str]]:
 
 def private(source: str) -> list[str]:
     """Imports of ours that are not public names of core."""
-    public = set(subjectgen.core.__all__)
+    public = {name: set(import_module(name).__all__) for name in ("subjectgen.core", "subjectgen.core.weights")}
     ours = [(module, name) for module, name in imported(source) if module.partition(".")[0] == "subjectgen"]
-    return [f"{module}: {name}" for module, name in ours if module != "subjectgen.core" or name not in public]
+    return [f"{module}: {name}" for module, name in ours if name not in public.get(module, ())]
 
 
 def test_there_are_plugins() -> None:
@@ -49,6 +48,7 @@ def test_a_plugin_imports_only_public_names_of_core(name: str) -> None:
         "from subjectgen.backbones.flux import FluxBackbone",
         "def f():\n    import subjectgen.runner",
         "from subjectgen.core import _LAZY",
+        "from subjectgen.core.weights import hub",
     ],
 )
 def test_this_test_can_fail(source: str) -> None:
@@ -71,13 +71,27 @@ def test_a_plugin_is_whole(name: str) -> None:
     assert (PLUGINS[name] / "LICENSE").read_text() == (ROOT / "LICENSE").read_text()
 
 
+MAY_NAME_PLUGINS = {ROOT / "packages" / "subjectgen" / name for name in ("pyproject.toml", "README.md")}
+"""The runner has an extra for each."""
+
+
 def test_packages_know_nothing_of_the_plugins() -> None:
-    """No file under packages/ mentions one by name."""
+    """No file under packages/ mentions one by name, but for the runner's extras."""
     words = [name.removeprefix("subjectgen-").encode() for name in PLUGINS]
-    for path in sorted((ROOT / "packages").rglob("*")):
+    for path in sorted(set((ROOT / "packages").rglob("*")) - MAY_NAME_PLUGINS):
         if path.is_file() and "__pycache__" not in path.parts:
             text = path.read_bytes().lower()
             assert not any(word in text for word in words), path
+
+
+def test_the_runner_names_plugins_in_extras_only() -> None:
+    project = tomllib.loads((ROOT / "packages" / "subjectgen" / "pyproject.toml").read_text())["project"]
+    extras = project.pop("optional-dependencies")
+    assert not any(name.removeprefix("subjectgen-") in str(project) for name in PLUGINS)
+    assert set(extras["all"]) == {f"subjectgen[{','.join(sorted(set(extras) - {'all'}))}]"}
+    for name in PLUGINS:
+        (requirement,) = extras[name.removeprefix("subjectgen-")]
+        assert requirement.startswith(name)
 
 
 def test_shipped_weights_are_small_and_whole() -> None:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from subprocess import CompletedProcess
+from typing import TypeAlias
 
 import pytest
+
+Run: TypeAlias = Callable[..., tuple[int, str, str]]
 
 pytestmark = pytest.mark.slow
 
@@ -137,36 +139,34 @@ PLACE = "mine.yaml:6: branches.mllm.aggregator.name: "
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory, pip_install: Callable[..., None]) -> Path:
     """All distributions, installed by pip into ``site``, and an experiment."""
     folder = tmp_path_factory.mktemp("neighbours")
-    sources = [str(plugin.write(folder / "sources")) for plugin in PLUGINS]
-    options = ("--no-deps", "--no-build-isolation", "--no-index", "--target", str(folder / "site"))
-    subprocess.run([sys.executable, "-m", "pip", "install", "-q", *options, *sources], check=True)
+    sources = [plugin.write(folder / "sources") for plugin in PLUGINS]
+    pip_install(folder / "site", *sources)
     (folder / "mine.yaml").write_text(EXPERIMENT)
     return folder
 
 
-def run(folder: Path, *arguments: str, site: str = "site", **environment: str) -> tuple[int, str, str]:
+@pytest.fixture
+def run(folder: Path, warm_python: Callable[..., CompletedProcess[str]]) -> Run:
     """Run the command line there; a traceback is never an answer. Returns exit code, stdout and stderr."""
-    done = subprocess.run(
-        [sys.executable, "-m", "subjectgen.runner", *arguments],
-        env={**os.environ, "PYTHONPATH": str(folder / site), **environment},
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert "Traceback" not in done.stderr, done.stderr
-    return done.returncode, done.stdout, done.stderr
+
+    def run(*arguments: str, site: str = "site", **environment: str) -> tuple[int, str, str]:
+        command = ("-m", "subjectgen.runner", *arguments)
+        done = warm_python(*command, folder=folder, site=folder / site, **environment)
+        assert "Traceback" not in done.stderr, done.stderr
+        return done.returncode, done.stdout, done.stderr
+
+    return run
 
 
 def use(aggregator: str) -> tuple[str, str]:
     return "--set", f"branches.mllm.aggregator={aggregator}"
 
 
-def test_plugins_lists_who_works_and_who_does_not(folder: Path) -> None:
-    code, out, err = run(folder, "plugins")
+def test_plugins_lists_who_works_and_who_does_not(folder: Path, run: Run) -> None:
+    code, out, err = run("plugins")
     assert code == 1
     listed = {line for line in out.splitlines() if not line.startswith(" ")}
     assert {f"{name} 1.2" for name in WORKING} <= listed
@@ -176,17 +176,17 @@ def test_plugins_lists_who_works_and_who_does_not(folder: Path) -> None:
     assert not (folder / "imported").exists(), "a plugin for another core must not even be imported"
 
 
-def test_plugins_is_content_once_the_broken_are_left_out(folder: Path) -> None:
+def test_plugins_is_content_once_the_broken_are_left_out(folder: Path, run: Run) -> None:
     names = [name.partition(" ")[0] for name in BROKEN]
-    code, out, err = run(folder, "plugins", "--json", SUBJECTGEN_DISABLE_PLUGINS=",".join(names))
+    code, out, err = run("plugins", "--json", SUBJECTGEN_DISABLE_PLUGINS=",".join(names))
     assert code == 0, err
     tree = json.loads(out)
     assert set(names) <= set(tree["left_out"])
     assert set(WORKING) <= {plugin["distribution"] for plugin in tree["plugins"]}
 
 
-def test_components_lists_the_others(folder: Path) -> None:
-    code, out, _ = run(folder, "components", "--kind", "aggregators")
+def test_components_lists_the_others(folder: Path, run: Run) -> None:
+    code, out, _ = run("components", "--kind", "aggregators")
     assert code == 0
     assert out.count("(acme-") + out.count("(other-") == len(WORKING)
     assert "(subjectgen-aggregators)" in out
@@ -208,50 +208,50 @@ def test_components_lists_the_others(folder: Path) -> None:
         ),
     ],
 )
-def test_check_answers_in_one_line_with_the_place(folder: Path, aggregator: str, message: str) -> None:
+def test_check_answers_in_one_line_with_the_place(folder: Path, run: Run, aggregator: str, message: str) -> None:
     (folder / "wrong.yaml").write_text(EXPERIMENT.replace("name: steady", aggregator.strip("{}")))
-    code, _, err = run(folder, "check", "wrong.yaml")
+    code, _, err = run("check", "wrong.yaml")
     assert code == 2
     (line,) = err.splitlines()
     assert line.startswith(f"error: {PLACE.replace('mine', 'wrong')}{message}")
 
 
-def test_an_unknown_name_tells_of_every_broken_plugin(folder: Path) -> None:
-    _, _, err = run(folder, "check", "mine.yaml", *use("{name: misspelt}"))
+def test_an_unknown_name_tells_of_every_broken_plugin(folder: Path, run: Run) -> None:
+    _, _, err = run("check", "mine.yaml", *use("{name: misspelt}"))
     assert all(f"a plugin failed to load: {name} ({reason})" in err for name, reason in BROKEN.items())
 
 
-def test_a_config_that_raises_something_odd(folder: Path) -> None:
-    code, _, err = run(folder, "check", "mine.yaml", *use("{name: odd, rate: 0.5}"))
+def test_a_config_that_raises_something_odd(folder: Path, run: Run) -> None:
+    code, _, err = run("check", "mine.yaml", *use("{name: odd, rate: 0.5}"))
     assert code == 2
     expected = "branches.mllm.aggregator: component 'odd' of acme-odd 1.2 failed to check its options: KeyError: 0.5"
     assert err == f"error: --set: {expected}\n"
 
 
 @pytest.mark.parametrize("command", ["check --build", "train --out run-crash --device cpu", "generate --prompt toy"])
-def test_one_that_fails_when_built(folder: Path, command: str) -> None:
+def test_one_that_fails_when_built(folder: Path, run: Run, command: str) -> None:
     """What it says is read once, whichever command builds it; nothing is written."""
     name, *options = command.split()
     (folder / "crash.yaml").write_text(EXPERIMENT.replace("name: steady", "name: crash"))
-    code, _, err = run(folder, name, "crash.yaml", *options)
+    code, _, err = run(name, "crash.yaml", *options)
     assert code == 2
     assert err.splitlines()[-1] == f"error: crash.yaml:5: branches.mllm.aggregator: {CRASH}"
     assert len([line for line in err.splitlines() if line.startswith("error: ")]) == 1
     assert not (folder / "run-crash").exists()
 
 
-def test_the_others_train_and_generate_and_a_run_says_what_it_misses(folder: Path) -> None:
+def test_the_others_train_and_generate_and_a_run_says_what_it_misses(folder: Path, run: Run) -> None:
     """Beside all bad neighbours; later, elsewhere, the run's own YAML leads to the missing distribution."""
     steady = use("{name: 'acme-steady:steady'}")
-    code, _, err = run(folder, "train", "mine.yaml", "--out", "run", "--device", "cpu", *steady)
+    code, _, err = run("train", "mine.yaml", "--out", "run", "--device", "cpu", *steady)
     assert code == 0, err
     assert (folder / "run" / "branches.mllm.aggregator.safetensors").is_file()
     assert json.loads((folder / "run" / "run.json").read_text())["plugins"]["acme-steady"] == "1.2"
     arguments = ("generate", "run", "--prompt", "the toy at night", "--out", "images", "--device", "cpu")
-    code, out, err = run(folder, *arguments)
+    code, out, err = run(*arguments)
     assert code == 0, err
     assert (folder / out.strip()).is_file()
-    code, _, err = run(folder, *arguments, site="nothing")
+    code, _, err = run(*arguments, site="nothing")
     assert code == 2
     (line,) = err.splitlines()
     assert "experiment.yaml:" in line

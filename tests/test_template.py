@@ -12,14 +12,19 @@ import shlex
 import subprocess
 import sys
 import tomllib
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
+from subprocess import CompletedProcess
+from typing import TypeAlias
 
 import copier
 import pytest
 import yaml
 
 from subjectgen.core.config import load
+
+Run: TypeAlias = Callable[[str, Path, Path], str]
 
 ROOT = Path(__file__).parents[1]
 TEMPLATE = ROOT / "plugins" / "template"
@@ -32,6 +37,7 @@ NAMES = {
     "metric": "colour_distance",
     "dataset": "picture_pairs",
 }
+FENCED = re.compile(r"^```\w*\n(.*?)^```$", flags=re.M | re.S)
 each_kind = pytest.mark.parametrize("kind", NAMES)
 
 
@@ -42,19 +48,24 @@ def render(kind: str, folder: Path, **answers: str) -> Path:
     return folder
 
 
-def pip_install(site: Path, *projects: Path) -> None:
-    """Install into a folder, without the network: what the projects need is here already."""
-    options = ("--no-deps", "--no-build-isolation", "--no-index", "--target", str(site))
-    subprocess.run([sys.executable, "-m", "pip", "install", "-q", *options, *map(str, projects)], check=True)
+@pytest.fixture
+def run(warm_python: Callable[..., CompletedProcess[str]]) -> Run:
+    """Run a command line in a folder, with what ``site`` has installed; pytest and subjectgen in a warm process."""
+    modules = {"pytest": "pytest", "subjectgen": "subjectgen.runner"}
 
+    def run(command: str, folder: Path, site: Path) -> str:
+        program, *arguments = shlex.split(command)
+        if program in modules:
+            done = warm_python("-m", modules[program], *arguments, folder=folder, site=site)
+        else:
+            path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+            environment = {**os.environ, "PATH": path}
+            words = {"shell": True, "env": environment, "cwd": folder, "capture_output": True, "text": True}
+            done = subprocess.run(command, check=False, **words)
+        assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+        return f"{done.stdout}{done.stderr}"
 
-def run(command: str, folder: Path, site: Path) -> str:
-    """Run a command line in a folder, with what ``site`` has installed and this environment's commands."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = {**os.environ, "PATH": path, "PYTHONPATH": str(site)}
-    done = subprocess.run(command, shell=True, env=environment, cwd=folder, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
-    return f"{done.stdout}{done.stderr}"
+    return run
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +76,7 @@ def rendered(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="module")
-def site(rendered: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def site(rendered: dict[str, Path], tmp_path_factory: pytest.TempPathFactory, pip_install: Callable[..., None]) -> Path:
     """A folder into which pip has installed all of them."""
     site = tmp_path_factory.mktemp("site")
     pip_install(site, *rendered.values())
@@ -77,38 +88,36 @@ def site(rendered: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) ->
 
 @pytest.mark.slow
 @each_kind
-def test_its_own_tests_pass(kind: str, rendered: dict[str, Path], site: Path) -> None:
-    assert " passed" in run("python -m pytest -q -p no:cacheprovider", rendered[kind], site)
+def test_its_own_tests_pass(run: Run, kind: str, rendered: dict[str, Path], site: Path) -> None:
+    assert " passed" in run("pytest -q -p no:cacheprovider", rendered[kind], site)
 
 
 @pytest.mark.slow
 @each_kind
-def test_its_experiment_passes_check_and_uses_it(kind: str, rendered: dict[str, Path], site: Path) -> None:
+def test_its_experiment_passes_check_and_uses_it(run: Run, kind: str, rendered: dict[str, Path], site: Path) -> None:
     tree = run("subjectgen check experiment.yaml --json", rendered[kind], site)
     assert f'"name": "{NAMES[kind]}"' in json.dumps(json.loads(tree))
 
 
 @pytest.mark.slow
-def test_all_of_them_work_side_by_side(site: Path, tmp_path: Path) -> None:
+def test_all_of_them_work_side_by_side(run: Run, site: Path, tmp_path: Path) -> None:
     tree = json.loads(run("subjectgen plugins --json", tmp_path, site))
     offered = {plugin["distribution"]: plugin["components"] for plugin in tree["plugins"]}
     for kind, name in NAMES.items():
         assert offered[f"subjectgen-{name.replace('_', '-')}"] == {f"{kind}s": [name]}
 
 
-@each_kind
-@pytest.mark.parametrize(
-    "answers",
-    [
+def test_style_holds_for_any_name(run: Run, tmp_path: Path) -> None:
+    answers = [
         {},
         {"name": "a", "project": "acme-a"},
         {"name": "a_name_of_24_characters_", "project": "a-distribution-of-forty-characters-12345"},
-    ],
-    ids=["usual", "short", "long"],
-)
-def test_style_holds_for_any_name(kind: str, answers: dict[str, str], tmp_path: Path) -> None:
-    folder = render(kind, tmp_path / "plugin", **answers)
-    run("python -m ruff check --no-cache && python -m ruff format --no-cache --check", folder, tmp_path)
+    ]
+    for kind in NAMES:
+        for number, chosen in enumerate(answers):
+            render(kind, tmp_path / f"{kind}-{number}", **chosen)
+    run("ruff check --no-cache", tmp_path, tmp_path)
+    run("ruff format --no-cache --check", tmp_path, tmp_path)
 
 
 def test_nothing_of_the_template_is_left(rendered: dict[str, Path]) -> None:
@@ -117,6 +126,25 @@ def test_nothing_of_the_template_is_left(rendered: dict[str, Path]) -> None:
         assert not [path for path in paths if "{" in path.name or path.suffix == ".jinja"]
         assert not [path for path in paths if re.search(r"\{[{%#]|[%#}]\}\s", path.read_text(errors="ignore"))]
         assert "${{ matrix.python }}" in (folder / ".github" / "workflows" / "test.yml").read_text()
+
+
+def test_a_blank_line_stands_before_every_heading_of_its_page(rendered: dict[str, Path]) -> None:
+    for folder in rendered.values():
+        lines = FENCED.sub("", (folder / "README.md").read_text(encoding="utf-8")).splitlines()
+        headings = [number for number, line in enumerate(lines) if line.startswith("#") and number]
+        assert headings
+        assert all(not lines[number - 1] and lines[number - 2] for number in headings), folder
+
+
+def test_it_can_be_made_again_from_its_answers(tmp_path: Path) -> None:
+    """As ``copier recopy`` does when the template has changed: nothing is asked, the answers stay."""
+    folder = render("metric", tmp_path / "mine", author="Ada")
+    before = {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    (folder / "README.md").write_text("lost")
+    copier.run_recopy(str(folder), defaults=True, overwrite=True, quiet=True)
+    assert {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+    answers = yaml.safe_load((folder / ".copier-answers.yml").read_text(encoding="utf-8"))
+    assert answers | {"kind": "metric", "name": NAMES["metric"], "author": "Ada"} == answers
 
 
 # ------------------------------------------------------------------------------------------ the template's own facts
@@ -182,7 +210,6 @@ def test_answers_that_cannot_work_are_refused(answers: dict[str, str], message: 
 
 # ------------------------------------------------------------------------------------------------------- the how-to
 
-FENCED = re.compile(r"^```\w*\n(.*?)^```$", flags=re.M | re.S)
 COMMANDS = re.findall(r"^    (\S.*)$", FENCED.sub("", HOW_TO), flags=re.M)
 NEED_THE_NETWORK = {
     "pip install copier",
@@ -201,7 +228,7 @@ QUICK = (
 
 
 @pytest.mark.slow
-def test_the_how_tos_commands_work(tmp_path: Path) -> None:
+def test_the_how_tos_commands_work(run: Run, pip_install: Callable[..., None], tmp_path: Path) -> None:
     """In their order, word by word; only pip is kept off the network and training is made short."""
     folder, site = tmp_path / "subjectgen", tmp_path / "site"
     (folder / "plugins").mkdir(parents=True)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
+from subprocess import CompletedProcess
+from typing import TypeAlias
 
 import pytest
+
+Run: TypeAlias = Callable[..., str]
 
 EXAMPLE = Path(__file__).parent / "third_party_example"
 
@@ -36,56 +38,59 @@ print(part.layers, part.connector.bias)
 
 
 @pytest.fixture(scope="module")
-def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def installed(tmp_path_factory: pytest.TempPathFactory, pip_install: Callable[..., None]) -> Path:
     """A folder into which pip installed the example, from a copy so that no build files land here."""
     pytest.importorskip("hatchling")
     folder = tmp_path_factory.mktemp("third_party")
     shutil.copytree(EXAMPLE, folder / "source")
-    options = ("--no-deps", "--no-build-isolation", "--no-index", "--target", str(folder / "site"))
-    subprocess.run([sys.executable, "-m", "pip", "install", "-q", *options, str(folder / "source")], check=True)
+    pip_install(folder / "site", folder / "source")
     return folder
 
 
-def run(installed: Path, *arguments: str) -> str:
-    environment = {**os.environ, "PYTHONPATH": str(installed / "site")}
-    command = [sys.executable, *arguments]
-    done = subprocess.run(command, env=environment, cwd=installed, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+@pytest.fixture
+def run(installed: Path, warm_python: Callable[..., CompletedProcess[str]]) -> Run:
+    """Run ``python ...`` there; returns what it prints."""
+
+    def run(*arguments: str) -> str:
+        done = warm_python(*arguments, folder=installed, site=installed / "site")
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    return run
 
 
-def test_it_is_found_and_built(installed: Path) -> None:
-    found = json.loads(run(installed, "-c", DISCOVER))
+def test_it_is_found_and_built(run: Run) -> None:
+    found = json.loads(run("-c", DISCOVER))
     assert found["mean"] == ["subjectgen-example-mean"]
     assert not found["broken"]
-    assert run(installed, "-c", BUILD).split("\n")[0] == "(0, 1, 2) None"
+    assert run("-c", BUILD).split("\n")[0] == "(0, 1, 2) None"
 
 
-def test_a_broken_neighbour_is_reported_and_stops_nothing(installed: Path) -> None:
-    whole = json.loads(run(installed, "-c", DISCOVER))
+def test_a_broken_neighbour_is_reported_and_stops_nothing(installed: Path, run: Run) -> None:
+    whole = json.loads(run("-c", DISCOVER))
     info = installed / "site" / "broken_neighbour-0.1.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: broken-neighbour\nVersion: 0.1\n")
     (info / "entry_points.txt").write_text("[subjectgen]\nbroken-neighbour = broken_neighbour\n")
     (installed / "site" / "broken_neighbour.py").write_text("raise RuntimeError('made for an older subjectgen')")
     try:
-        found = json.loads(run(installed, "-c", DISCOVER))
+        found = json.loads(run("-c", DISCOVER))
     finally:
         shutil.rmtree(info)
     assert found.pop("broken") == {"broken-neighbour": "RuntimeError: made for an older subjectgen"}
     assert found.items() <= whole.items()
 
 
-def test_it_passes_the_conformance_kit(installed: Path) -> None:
+def test_it_passes_the_conformance_kit(run: Run) -> None:
     """Its own tests, by pytest, from its own folder."""
-    output = run(installed, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--import-mode=importlib", "source/tests")
+    output = run("-m", "pytest", "-q", "-p", "no:cacheprovider", "--import-mode=importlib", "source/tests")
     assert "passed" in output
 
 
-def test_it_is_listed_and_trains_and_generates_from_the_demos_yaml(installed: Path) -> None:
+def test_it_is_listed_and_trains_and_generates_from_the_demos_yaml(installed: Path, run: Run) -> None:
     """One word in the YAML, no change in this repository."""
     command = ("-m", "subjectgen.runner")
-    assert "mean" in run(installed, *command, "plugins")
+    assert "mean" in run(*command, "plugins")
     experiment = str(Path(__file__).parents[1] / "experiments" / "toybox" / "demo.yaml")
     changes = [
         "branches.mllm.aggregator={name: mean}",
@@ -95,7 +100,7 @@ def test_it_is_listed_and_trains_and_generates_from_the_demos_yaml(installed: Pa
         "training.batch_size=2",
     ]
     overrides = [argument for change in changes for argument in ("--set", change)]
-    run(installed, *command, "train", experiment, "--out", "run", "--device", "cpu", *overrides)
+    run(*command, "train", experiment, "--out", "run", "--device", "cpu", *overrides)
     assert (installed / "run" / "branches.mllm.aggregator.safetensors").is_file()
     arguments = ("--prompt", "the toy at night", "--out", "images", "--device", "cpu")
-    assert run(installed, *command, "generate", "run", *arguments).strip().endswith(".png")
+    assert run(*command, "generate", "run", *arguments).strip().endswith(".png")

@@ -16,8 +16,7 @@ from _side_by_side import flops, flux_slice, introduce, measure, parser, ratio
 from torch import Tensor
 
 from subjectgen.backbones.flux import FluxBackbone
-from subjectgen.backbones.modulation import MODULATED
-from subjectgen.core import StepConditions, Streams
+from subjectgen.core import Backbone, StepConditions, Streams
 from subjectgen.testing.backbone import token_group
 
 GUIDANCE = 2.5
@@ -25,9 +24,7 @@ GUIDANCE = 2.5
 
 def modulation_share(model: FluxBackbone) -> float:
     """Share of the weights that only make modulation."""
-    layers = [module.linear for module in model.transformer.modules() if isinstance(module, MODULATED)]
-    layers.append(model.transformer.time_text_embed)
-    counted = sum(parameter.numel() for layer in layers for parameter in layer.parameters())
+    counted = sum(parameter.numel() for layer in model.only_prepares() for parameter in layer.parameters())
     return counted / sum(parameter.numel() for parameter in model.transformer.parameters())
 
 
@@ -39,31 +36,25 @@ def report(model: FluxBackbone, streams: Streams, options: argparse.Namespace) -
     times = [1 - step / options.steps for step in range(options.steps)]
     requests = [StepConditions(t, streams.pooled, GUIDANCE) for t in times]
 
-    def step(t: float) -> Tensor:
-        return model(latents, torch.full((1,), t, device=device), streams, guidance=GUIDANCE)
+    def step(t: float, backbone: Backbone = model) -> Tensor:
+        return backbone(latents, torch.full((1,), t), streams, guidance=GUIDANCE)
 
     def looked_up() -> None:
-        with model.prepare(requests):
-            for t in times:
-                step(t)
-
-    def table() -> None:
-        with model.prepare(requests):
-            pass
+        prepared = model.prepare(requests)
+        for t in times:
+            step(t, prepared)
 
     difference = 0.0
     for t in times[:: max(len(times) // 4, 1)]:
-        expected = step(t)
-        with model.prepare(requests):
-            difference = max(difference, float((step(t) - expected).abs().max() / expected.abs().max()))
-    counted = [flops(lambda: step(times[0]))]
-    with model.prepare(requests):
-        counted.append(flops(lambda: step(times[0])))
+        expected, found = step(t), step(t, model.prepare(requests))
+        difference = max(difference, float((found - expected).abs().max() / expected.abs().max()))
+    prepared = model.prepare(requests)
+    counted = [flops(lambda: step(times[0])), flops(lambda: step(times[0], prepared))]
     print(
         f"equality largest relative difference {difference:.1e}; modulation is {modulation_share(model):.1%} of weights"
     )
     rows = {"computed in every step": lambda: [step(t) for t in times], "looked up, table included": looked_up}
-    taken = measure({**rows, "the table alone": table}, options.repeats, device)
+    taken = measure({**rows, "the table alone": lambda: model.prepare(requests)}, options.repeats, device)
     print(f"{'':34}{'ms/step':>10}{'time x':>9}{'GFLOPs/step':>13}")
     for number, name in enumerate(rows):
         milliseconds = statistics.median(taken[name]) / options.steps

@@ -32,18 +32,14 @@ def backbone(dtype: str = "float32", **options: object):
 
 def streams(device: str, dtype: torch.dtype = torch.float32):
     """Sixteen context tokens, a target of 8 x 8 and a reference of 4 x 4 tokens."""
-    from subjectgen.backbones.packing import diagonal_position_ids
-    from subjectgen.core import Streams, TokenGroup
+    from subjectgen.core import Streams
+    from subjectgen.testing.backbone import reference_group, token_group
 
-    def group(count: int, width: int, ids: Tensor) -> TokenGroup:
-        tokens = torch.randn(2, count, width, generator=torch.Generator().manual_seed(count)).to(device, dtype)
-        return TokenGroup(
-            tokens=tokens, mask=torch.ones(2, count, dtype=torch.bool, device=device), position_ids=ids.to(device)
-        )
+    def tokens(count: int, width: int) -> Tensor:
+        return torch.randn(2, count, width, generator=torch.Generator().manual_seed(count)).to(device, dtype)
 
-    (ids,) = diagonal_position_ids((8, 8), [(4, 4)])
-    context, references = group(17, 256, torch.zeros(17, 3)), group(16, 64, ids)
-    return Streams(target_grid=(8, 8), context=(context,), image=(references,), image_grids=((4, 4),))
+    references = reference_group(tokens(16, 64), 0, (4, 4))
+    return Streams(target_grid=(8, 8), context=(token_group(tokens(17, 256)),), references=(references,))
 
 
 def velocity(made, device: str, t: float = 0.7, *, given=None) -> Tensor:

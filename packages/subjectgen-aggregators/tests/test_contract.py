@@ -53,7 +53,7 @@ class TestLastLayer(InPlaceContract):
     component = LastLayer
 
 
-@with_options(PLAIN_OPTIONS)
+@with_options([{}])
 class TestMixVit(InPlaceContract):
     component = MixVit
 
@@ -81,9 +81,9 @@ class TestDlaWithOtherSizes(InPlaceContract):
     runtime = {"width": 12, "depth": 1, "context_width": 5, "pooled_width": 1}  # noqa: RUF012
 
 
-@with_options(PLAIN_OPTIONS)
+@with_options([{}])
 class TestDlaForABackboneWithoutPooledVector(InPlaceContract):
-    """Whatever ``pooled`` says, the default included, it is built, gives none and has no parameters for one."""
+    """By default, which is ``pooled: mean``: it is built, gives none and has no parameters for one."""
 
     component = DualLayerAggregator
     runtime = {"width": 12, "depth": 3, "context_width": 5, "pooled_width": None}  # noqa: RUF012

@@ -82,6 +82,7 @@ class HasAWrongGradient(LastLayer):
         (HasAWrongGradient, "test_gradients_are_finite"),
     ],
 )
+@pytest.mark.usefixtures("first_counterexample")
 def test_a_broken_aggregator_is_found(broken, law):
     contract = AggregatorContract()
     aggregator = broken(broken.Config(), **contract.runtime).eval()
@@ -90,6 +91,7 @@ def test_a_broken_aggregator_is_found(broken, law):
         getattr(contract, law)(aggregator, **arguments)
 
 
+@pytest.mark.usefixtures("first_counterexample")
 def test_a_changed_dtype_is_found():
     contract = AggregatorContract()
     aggregator = ReturnsSinglePrecision(LastLayer.Config(), **contract.runtime)
@@ -97,6 +99,7 @@ def test_a_changed_dtype_is_found():
         contract.test_dtype_and_device_are_kept(aggregator, torch.bfloat16)
 
 
+@pytest.mark.usefixtures("first_counterexample")
 def test_an_undeclared_layer_is_found():
     contract = AggregatorContract()
     aggregator = ReadsAnotherLayer(LastLayer.Config(), **contract.runtime)

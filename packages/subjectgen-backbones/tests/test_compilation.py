@@ -54,7 +54,7 @@ def stages(backbone):
     """The streams of three stages; in the middle one something is added."""
     middle = make_streams(backbone)
     return {
-        "early": replace(middle, image=(), image_grids=()),
+        "early": replace(middle, references=()),
         "middle": replace(middle, attention=(twice,)),
         "late": replace(middle, context=(), pooled=None),
     }
@@ -97,10 +97,10 @@ def test_graphs_outlive_prompts_and_tables(build, counter):
     for seed, times in enumerate([(0.9, 0.4), (0.9, 0.7, 0.4)]):
         streams = make_streams(backbone, seed=seed)
         requests = [StepConditions(time, streams.pooled) for time in times]
-        with backbone.prepare(requests, release=True), torch.no_grad():
-            kept = backbone.cache_references(streams)
-            for time in times:
-                torch.testing.assert_close(answer(backbone, kept, time), answer(plain, streams, time))
+        prepared = backbone.prepare(requests)
+        kept = prepared.cache_references(streams)
+        for time in times:
+            torch.testing.assert_close(answer(prepared, kept, time), answer(plain, streams, time))
         assert counter.frame_count == 2 * GRAPHS  # of references, and of steps
 
 

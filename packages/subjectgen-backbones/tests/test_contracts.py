@@ -2,17 +2,55 @@ import pytest
 
 from subjectgen.backbones.context import ContextInjector
 from subjectgen.backbones.reference_tokens import ReferenceTokensInjector
-from subjectgen.testing import BackboneContract, InjectorContract
+from subjectgen.testing import (
+    BackboneContract,
+    CachesReferencesContract,
+    CheckpointsContract,
+    InjectorContract,
+    MergesContract,
+    PreparesContract,
+    TrainableContract,
+)
 
 
-class TestFlux(BackboneContract):
+class TestFlux(BackboneContract, PreparesContract):
     pass
 
 
-class TestFluxWithGuidanceAndLoRA(BackboneContract):
+class TestFluxWithGuidanceAndLoRA(
+    BackboneContract, TrainableContract, PreparesContract, CheckpointsContract, MergesContract
+):
+    settings = {"sizes": {"guidance_embeds": True}, "lora": {"rank": 2}}  # noqa: RUF012
+
     @pytest.fixture
     def backbone(self, build):
-        return build(sizes={"guidance_embeds": True}, lora={"rank": 2}, gradient_checkpointing=True)
+        return build(**self.settings)
+
+    @pytest.fixture
+    def checkpointed(self, build):
+        return build(**self.settings, gradient_checkpointing=True)
+
+
+class TestFluxInFull(TrainableContract):
+    @pytest.fixture
+    def backbone(self, build):
+        return build(full_training=True)
+
+
+class TestIsolated(BackboneContract, PreparesContract, CachesReferencesContract):
+    @pytest.fixture
+    def backbone(self, build):
+        return build(reference_attention="isolated")
+
+
+class TestIsolatedTraining(BackboneContract, CheckpointsContract):
+    @pytest.fixture
+    def backbone(self, build):
+        return build(reference_attention="isolated", full_training=True)
+
+    @pytest.fixture
+    def checkpointed(self, build):
+        return build(reference_attention="isolated", full_training=True, gradient_checkpointing="selective")
 
 
 class TestContext(InjectorContract):

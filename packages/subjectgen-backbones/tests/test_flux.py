@@ -9,9 +9,10 @@ from pydantic import ValidationError
 from torch.overrides import TorchFunctionMode
 
 from subjectgen.backbones.flux import FluxBackbone
-from subjectgen.backbones.packing import diagonal_position_ids, pack_latents, target_position_ids, unpack_latents
+from subjectgen.backbones.options import FluxArchitecture
+from subjectgen.backbones.packing import pack_latents, unpack_latents
+from subjectgen.backbones.positions import grid_position_ids, reference_position_ids
 from subjectgen.backbones.reference_tokens import ReferenceTokensInjector
-from subjectgen.backbones.transformer import FluxArchitecture
 from subjectgen.core import CheckpointError, ComponentError, InputError, Latents
 from subjectgen.testing.backbone import make_streams, velocity
 
@@ -34,7 +35,7 @@ def test_text_to_image_is_diffusers_own(build, guidance):
             encoder_hidden_states=streams.context[0].tokens,
             pooled_projections=streams.pooled,
             timestep=timestep,
-            img_ids=target_position_ids(GRID),
+            img_ids=grid_position_ids(GRID),
             txt_ids=torch.zeros(3, 3),
             guidance=None if guidance is None else torch.full((2,), guidance),
         ).sample
@@ -54,7 +55,7 @@ def test_references_follow_the_target_and_are_cut_off(backbone):
             encoder_hidden_states=streams.context[0].tokens,
             pooled_projections=streams.pooled,
             timestep=timestep,
-            img_ids=torch.cat([target_position_ids(GRID), *diagonal_position_ids(GRID, [(1, 2), (3, 1)])]),
+            img_ids=torch.cat([grid_position_ids(GRID), *reference_position_ids(GRID, [(1, 2), (3, 1)])]),
             txt_ids=torch.zeros(3, 3),
         ).sample[:, : GRID[0] * GRID[1]]
         result = backbone(latents, timestep, injector(streams, Latents(values=references)))
@@ -75,8 +76,7 @@ def test_context_groups_follow_each_other(backbone):
     streams = make_streams(backbone, context=4)
     (group,) = streams.context
     parts = tuple(
-        type(group)(tokens=group.tokens[:, cut], mask=group.mask[:, cut], position_ids=group.position_ids[cut])
-        for cut in (slice(0, 1), slice(1, 4))
+        replace(group, tokens=group.tokens[:, cut], mask=group.mask[:, cut]) for cut in (slice(0, 1), slice(1, 4))
     )
     split = replace(streams, context=parts)
     with torch.no_grad():
@@ -148,7 +148,7 @@ def test_additions_get_position_encoded_queries_and_act_before_the_projection(ba
 
     with torch.no_grad():
         velocity(backbone, replace(streams, attention=(addition,)))
-    ids = torch.cat([torch.zeros(4, 3), target_position_ids((2, 3)), streams.image[0].position_ids])
+    ids = torch.cat([torch.zeros(4, 3), grid_position_ids((2, 3)), *reference_position_ids((2, 3), [(2, 2)])])
     for number, (attention, site) in enumerate(zip(attentions, backbone.attention_sites, strict=True)):
         query, returned, layout = seen[number]
         given = inputs[number]
@@ -203,7 +203,7 @@ def test_no_mask_where_none_is_needed(build, reference_attention, stage):
     backbone = build(reference_attention=reference_attention)
     middle = make_streams(backbone)
     streams = {
-        "early": replace(middle, image=(), image_grids=()),
+        "early": replace(middle, references=()),
         "middle": middle,
         "late": replace(middle, context=(), pooled=None),
     }[stage]
@@ -212,15 +212,15 @@ def test_no_mask_where_none_is_needed(build, reference_attention, stage):
         velocity(backbone, backbone.cache_references(streams))
     assert masks.seen
     assert all(mask is None for mask in masks.seen)
-    group = (streams.image or streams.context)[0]
+    group = (streams.references or streams.context)[0]
     hidden = group.mask.clone()
     hidden[0, -1] = False
-    place = "image" if streams.image else "context"
+    place = "references" if streams.references else "context"
     with torch.no_grad(), Masks() as masks:
         velocity(backbone, replace(streams, **{place: (replace(group, mask=hidden),)}))
     assert all(mask.dtype == torch.bool for mask in masks.seen)
     lengths = {mask.shape[-1] for mask in masks.seen}
-    everything = 6 + sum(group.tokens.shape[1] for group in (*streams.context, *streams.image))
+    everything = 6 + sum(group.tokens.shape[1] for group in (*streams.context, *streams.references))
     isolated = reference_attention == "isolated" and stage != "early"
     assert lengths == ({everything, 4} if isolated else {everything})
 

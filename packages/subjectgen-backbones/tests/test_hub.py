@@ -11,6 +11,7 @@ from huggingface_hub.utils import _http
 
 from subjectgen.backbones.flux import FluxBackbone
 from subjectgen.core import CheckpointError
+from subjectgen.core.weights import Checkpoint
 from subjectgen.testing.backbone import make_streams, velocity
 
 httpx = getattr(_http, "httpx2", None) or _http.httpx
@@ -31,8 +32,10 @@ class Hub:
         self.folder = folder
         self.downloads = []
         self.reachable = True
+        self.requests = 0
 
     def __call__(self, request):
+        self.requests += 1
         if not self.reachable:
             raise OfflineModeIsEnabled("as huggingface_hub does with HF_HUB_OFFLINE=1")
         path = request.url.path.removeprefix("/api/models").strip("/")
@@ -119,11 +122,34 @@ def test_what_the_hub_refuses_is_one_clear_line(hub, options, message):
     assert not any(file.endswith(".safetensors") for file in hub.downloads)
 
 
-def test_without_a_network_the_cache_is_asked(hub):
+def test_the_cache_is_tried_first_and_the_hub_not_at_all(hub, caplog):
+    """Without a network each question costs the hub's client its retries."""
     hub.reachable = False
-    with pytest.raises(CheckpointError, match="not in the local cache, and the hub was not reached"):
+    with pytest.raises(CheckpointError, match="not in the local cache, and the hub was not reached") as raised:
         load()
+    assert 'hf download tests/flux --include "transformer/*"' in str(raised.value)
     hub.reachable = True
     load()
+    asked, said = hub.requests, len(caplog.messages)
     hub.reachable = False
     assert load().transformer.config.num_layers == 1
+    assert (hub.requests, len(caplog.messages)) == (asked, said)
+
+
+def test_one_line_says_that_the_hub_is_asked(hub, caplog):
+    load()
+    first = caplog.messages[0]
+    assert first == "asking the hub for tests/flux, revision main: transformer/config.json is not in the local cache"
+
+
+def test_a_file_that_the_repository_lacks_is_asked_for_once(hub):
+    checkpoint = Checkpoint(name="tests/flux", subfolder="transformer")
+    assert checkpoint.json("generation_config.json") is None
+    asked = hub.requests
+    assert checkpoint.json("generation_config.json") is None
+    assert hub.requests == asked
+
+
+def test_a_file_that_may_be_missing_is_missing_without_a_network(hub):
+    hub.reachable = False
+    assert Checkpoint(name="tests/flux").json("generation_config.json") is None

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from subjectgen.backbones.context import ContextInjector
-from subjectgen.backbones.packing import diagonal_position_ids, pack_latents
+from subjectgen.backbones.packing import pack_latents
 from subjectgen.backbones.reference_tokens import ReferenceTokensInjector
 from subjectgen.core import ComponentError, Conditioning, Latents, Streams
 
@@ -28,19 +28,16 @@ def context(backbone):
 
 @pytest.fixture
 def reference_tokens(backbone):
-    def build(**settings):
-        return ReferenceTokensInjector(ReferenceTokensInjector.Config(**settings), backbone=backbone)
-
-    return build
+    return ReferenceTokensInjector(ReferenceTokensInjector.Config(), backbone=backbone)
 
 
-def test_context_keeps_tokens_and_mask_at_position_zero(context):
+def test_context_keeps_tokens_and_mask(context):
     given = conditioning(pooled=12)
     streams = context(EMPTY, given)
     (group,) = streams.context
     assert group.tokens is given.tokens
     assert group.mask is given.mask
-    assert not group.position_ids.any()
+    assert (group.role, group.reference, group.grid) == ("context", None, None)
     assert streams.pooled is given.pooled
 
 
@@ -58,32 +55,24 @@ def test_context_says_both_widths(context):
         context(EMPTY, conditioning(pooled=7))
 
 
-def test_references_of_two_branches_share_one_diagonal(reference_tokens):
+def test_references_of_two_branches_are_numbered_together(reference_tokens):
     first, second = latents((4, 2), (2, 2)), latents((2, 6))
-    streams = reference_tokens()(reference_tokens()(EMPTY, first), second)
-    assert streams.image_grids == ((2, 1), (1, 1), (1, 3))
-    expected = diagonal_position_ids(EMPTY.target_grid, streams.image_grids)
-    for group, ids, value in zip(streams.image, expected, (*first.values, *second.values), strict=True):
-        assert torch.equal(group.position_ids, ids)
+    streams = reference_tokens(reference_tokens(EMPTY, first), second)
+    grids = ((2, 1), (1, 1), (1, 3))
+    for number, (group, value) in enumerate(zip(streams.references, (*first.values, *second.values), strict=True)):
+        assert (group.role, group.reference, group.grid) == ("reference", number, grids[number])
         assert torch.equal(group.tokens, pack_latents(value))
         assert group.mask.all()
 
 
-@pytest.mark.parametrize(
-    ("offset", "first_corner", "second_corner"),
-    [
-        ("diagonal", [0, 2, 3], [0, 2 + 2, 3 + 1]),
-        ("rows", [0, 2, 0], [0, 2 + 2, 0]),
-        ("columns", [0, 0, 3], [0, 0, 3 + 1]),
-        ("none", [0, 0, 0], [0, 0, 0]),
-    ],
-)
-def test_offsets(reference_tokens, offset, first_corner, second_corner):
-    """A 2 x 3 target, then references of 2 x 1 and 1 x 2 tokens."""
-    streams = reference_tokens(offset=offset)(EMPTY, latents((4, 2), (2, 4)))
-    assert [group.position_ids[0].tolist() for group in streams.image] == [first_corner, second_corner]
+def test_a_backbone_without_a_pooled_vector_gets_none(backbone):
+    backbone.pooled_width = None
+    injector = ContextInjector(ContextInjector.Config(), backbone=backbone)
+    assert injector(EMPTY, conditioning()).pooled is None
+    with pytest.raises(ComponentError, match="no input for; expected none"):
+        injector(EMPTY, conditioning(pooled=12))
 
 
 def test_reference_tokens_say_both_widths(reference_tokens):
     with pytest.raises(ComponentError, match="latents of 5 channels; the backbone takes 4 channels"):
-        reference_tokens()(EMPTY, latents((2, 2), channels=5))
+        reference_tokens(EMPTY, latents((2, 2), channels=5))

@@ -177,10 +177,9 @@ def test_a_loaded_adapter_is_merged_for_generating(build, tmp_path, dtype, toler
     with torch.no_grad():
         expected, kept = velocity(backbone, streams), backbone.cache_references(streams)
         untrained = velocity(build(**options), streams)
-        backbone.merge_lora()
+        backbone.merge_adapter()
         found = [velocity(backbone, streams), velocity(backbone, backbone.cache_references(streams))]
-        with backbone.prepare([StepConditions(0.7, streams.pooled)], release=True):
-            found.append(velocity(backbone, streams))
+        found.append(velocity(backbone.prepare([StepConditions(0.7, streams.pooled)]), streams))
     scale = float(expected.abs().max())
     for one in found:
         torch.testing.assert_close(one, expected, rtol=0, atol=tolerance * scale)
@@ -192,7 +191,7 @@ def test_a_loaded_adapter_is_merged_for_generating(build, tmp_path, dtype, toler
 def test_merging_keeps_the_function_and_leaves_a_plain_transformer(build):
     backbone = trained(build, alpha=3.0, targets="attention_and_proj_out")
     before = answer(backbone)
-    backbone.merge_lora()
+    backbone.merge_adapter()
     torch.testing.assert_close(answer(backbone), before, rtol=0, atol=1e-5 * float(before.abs().max()))
     plain = build().transformer
     assert isinstance(backbone.transformer, FluxTransformer2DModel)
@@ -200,7 +199,7 @@ def test_merging_keeps_the_function_and_leaves_a_plain_transformer(build):
         name for name, _ in plain.named_parameters()
     ]
     assert backbone.trainable_parameters() == {}
-    backbone.merge_lora()
+    backbone.merge_adapter()
     with pytest.raises(ComponentError, match="merged"):
         backbone.save_trained("unused")
 

@@ -10,10 +10,9 @@ from diffusers import FluxTransformer2DModel
 from diffusers.models.embeddings import apply_rotary_emb
 from diffusers.models.transformers.transformer_flux import FluxAttention
 
-from subjectgen.backbones.packing import target_position_ids
+from subjectgen.backbones.positions import grid_position_ids, reference_position_ids
 from subjectgen.backbones.references import CachedStreams, visible_references
 from subjectgen.core import Placement, StepConditions
-from subjectgen.testing import BackboneContract
 from subjectgen.testing.backbone import make_streams, masked, velocity
 
 REFERENCES = ((2, 2), (1, 3))
@@ -28,18 +27,6 @@ def isolated(build):
     return make
 
 
-class TestIsolated(BackboneContract):
-    @pytest.fixture
-    def backbone(self, isolated):
-        return isolated()
-
-
-class TestIsolatedTraining(BackboneContract):
-    @pytest.fixture
-    def backbone(self, isolated):
-        return isolated(sizes={"guidance_embeds": True}, lora={"rank": 2}, gradient_checkpointing=True)
-
-
 def answer(backbone, streams, **changes):
     with torch.no_grad():
         return velocity(backbone, streams, **changes)
@@ -47,28 +34,28 @@ def answer(backbone, streams, **changes):
 
 def hide(streams, *, rows=(0,)):
     """The last token of the first reference hidden in some rows, and the whole second reference in the first row."""
-    first, second = streams.image
+    first, second = streams.references
     masks = first.mask.clone(), second.mask.clone()
     masks[0][list(rows), -1] = False
     masks[1][0] = False
-    return replace(streams, image=(replace(first, mask=masks[0]), replace(second, mask=masks[1])))
+    return replace(streams, references=(replace(first, mask=masks[0]), replace(second, mask=masks[1])))
 
 
 @pytest.mark.parametrize("settings", [{}, {"lora": {"rank": 2}}, {"lora": {"rank": 2}, "dtype": "bfloat16"}])
 @pytest.mark.parametrize("hidden", [False, True])
-@pytest.mark.parametrize("release", [False, True])
-def test_cached_is_recomputed_bit_for_bit(isolated, settings, hidden, release):
+def test_cached_is_recomputed_bit_for_bit(isolated, settings, hidden):
     backbone = isolated(**settings)
     for parameter in backbone.trainable_parameters().values():
         torch.nn.init.normal_(parameter, std=0.1)
     streams = make_streams(backbone, references=REFERENCES)
     streams = hide(streams) if hidden else streams
     times = (0.97, 0.5, 0.1)
-    with backbone.prepare([StepConditions(time, streams.pooled) for time in times], release=release):
-        kept = backbone.cache_references(streams)
+    prepared = backbone.prepare([StepConditions(time, streams.pooled) for time in times])
+    for used in (backbone, prepared):
+        kept = used.cache_references(streams)
         assert isinstance(kept, CachedStreams)
         for time in times:
-            assert torch.equal(answer(backbone, kept, timestep=time), answer(backbone, streams, timestep=time))
+            assert torch.equal(answer(used, kept, timestep=time), answer(used, streams, timestep=time))
 
 
 def passes(backbone):
@@ -122,12 +109,14 @@ def test_gradients_are_never_lost(isolated):
 
 
 def test_keys_and_values_depend_on_references_only(isolated):
-    """Neither context, nor pooled vector, nor target size enter; every reference enters those of all others."""
-    backbone = isolated(sizes={"guidance_embeds": True})
+    """Neither context, nor pooled vector, nor (without an offset) target size enter; every reference enters those of
+    all others.
+    """
+    backbone = isolated(sizes={"guidance_embeds": True}, reference_offset="none")
     streams = make_streams(backbone, references=REFERENCES)
     other = make_streams(backbone, references=REFERENCES, seed=5)
-    same = backbone.cache_references(replace(other, image=streams.image, target_grid=(1, 1)))
-    changed = backbone.cache_references(replace(streams, image=(streams.image[0], other.image[1])))
+    same = backbone.cache_references(replace(other, references=streams.references, target_grid=(1, 1)))
+    changed = backbone.cache_references(replace(streams, references=(streams.references[0], other.references[1])))
     kept = backbone.cache_references(streams)
     first = slice(0, 4)
     for site, (one, alike, different) in enumerate(
@@ -149,10 +138,10 @@ def test_references_are_a_clean_image_of_their_own(isolated):
     for attention in (module for module in theirs.modules() if isinstance(module, FluxAttention)):
         attention.norm_k.register_forward_hook(lambda _, __, out: keys.append(out))
         attention.to_v.register_forward_hook(lambda _, __, out: values.append(out.unflatten(-1, (2, -1))))
-    ids = torch.cat([group.position_ids for group in streams.image])
+    ids = torch.cat(reference_position_ids(streams.target_grid, REFERENCES))
     with torch.no_grad():
         theirs(
-            hidden_states=torch.cat([group.tokens for group in streams.image], dim=1),
+            hidden_states=torch.cat([group.tokens for group in streams.references], dim=1),
             encoder_hidden_states=torch.zeros(2, 0, 24),
             pooled_projections=torch.tensor([pooled, pooled]),
             timestep=torch.zeros(2),
@@ -184,12 +173,12 @@ def test_target_and_context_attend_to_all(isolated):
     answer(backbone, replace(kept, attention=(look,)))
     (query, output, layout) = seen[0]
     assert (layout.context, layout.target, layout.references) == (slice(0, 3), slice(3, 9), slice(9, 9))
-    rotary = backbone.transformer.pos_embed(torch.cat((torch.zeros(3, 3), target_position_ids((2, 3)))))
+    rotary = backbone.transformer.pos_embed(torch.cat((torch.zeros(3, 3), grid_position_ids((2, 3)))))
     keys = apply_rotary_emb(own["keys"], rotary, sequence_dim=1)
     keys = torch.cat((keys, kept.keys_values[0].keys), dim=1)
     values = torch.cat((own["values"].unflatten(-1, (2, -1)), kept.keys_values[0].values), dim=1)
     scores = torch.einsum("bqhe,bkhe->bhqk", query, keys) / query.shape[-1] ** 0.5
-    mask = torch.cat([torch.ones(2, 9, dtype=torch.bool), *(group.mask for group in streams.image)], dim=1)
+    mask = torch.cat([torch.ones(2, 9, dtype=torch.bool), *(group.mask for group in streams.references)], dim=1)
     weights = scores.masked_fill(~mask[:, None, None], float("-inf")).softmax(-1)
     torch.testing.assert_close(output, torch.einsum("bhqk,bkhe->bqhe", weights, values))
 
@@ -209,14 +198,14 @@ def test_a_row_without_references_is_defined(isolated):
     """One row sees no reference at all; the other is not touched by that."""
     backbone = isolated()
     streams = make_streams(backbone)
-    (group,) = streams.image
+    (group,) = streams.references
     mask = group.mask.clone()
     mask[0] = False
-    mixed = answer(backbone, backbone.cache_references(replace(streams, image=(replace(group, mask=mask),))))
-    torch.testing.assert_close(mixed[0], answer(backbone, replace(streams, image=()))[0])
+    mixed = answer(backbone, backbone.cache_references(replace(streams, references=(replace(group, mask=mask),))))
+    torch.testing.assert_close(mixed[0], answer(backbone, replace(streams, references=()))[0])
     torch.testing.assert_close(mixed[1], answer(backbone, streams)[1])
-    gone = answer(backbone, replace(streams, image=(masked(group, value=50.0),)))
-    torch.testing.assert_close(gone, answer(backbone, replace(streams, image=())))
+    gone = answer(backbone, replace(streams, references=(masked(group, value=50.0),)))
+    torch.testing.assert_close(gone, answer(backbone, replace(streams, references=())))
 
 
 def test_attention_over_nothing_is_never_asked_for():
@@ -228,8 +217,18 @@ def test_attention_over_nothing_is_never_asked_for():
 def test_other_references_are_not_mistaken_for_the_cached_ones(isolated):
     backbone = isolated()
     streams, other = make_streams(backbone), make_streams(backbone, seed=7)
-    stale = replace(backbone.cache_references(streams), image=other.image)
-    assert torch.equal(answer(backbone, stale), answer(backbone, replace(streams, image=other.image)))
+    stale = replace(backbone.cache_references(streams), references=other.references)
+    assert torch.equal(answer(backbone, stale), answer(backbone, replace(streams, references=other.references)))
+
+
+def test_references_beside_another_target_are_not_mistaken(isolated):
+    """They stand past the target, so their keys are others."""
+    backbone = isolated()
+    kept = backbone.cache_references(make_streams(backbone))
+    wider = make_streams(backbone, grid=(2, 5))
+    again = backbone.cache_references(wider, like=[kept])
+    assert again.keys_values is not kept.keys_values
+    assert torch.equal(answer(backbone, replace(kept, target_grid=(2, 5))), answer(backbone, wider))
 
 
 def test_equal_references_share_one_computation(isolated):
@@ -262,7 +261,7 @@ def test_additions_still_run_once_per_attention(isolated):
 
 
 def gradients(backbone, streams):
-    tokens = streams.image[0].tokens.requires_grad_(True)
+    tokens = streams.references[0].tokens.requires_grad_(True)
     velocity(backbone, streams).square().sum().backward()
     found = {name: p.grad.clone() for name, p in backbone.named_parameters() if p.grad is not None}
     return {**found, "references": tokens.grad}
@@ -282,11 +281,11 @@ def test_gradients_flow_through_both_passes(isolated):
 def test_the_gradient_is_the_derivative(isolated):
     backbone = isolated().double()
     streams = make_streams(backbone)
-    tokens = streams.image[0].tokens.double().requires_grad_(True)
+    tokens = streams.references[0].tokens.double().requires_grad_(True)
 
     def loss(tokens):
-        group = replace(streams.image[0], tokens=tokens)
-        given = replace(streams, image=(group,))
+        group = replace(streams.references[0], tokens=tokens)
+        given = replace(streams, references=(group,))
         latents = torch.ones(2, 4, 4, 6, dtype=torch.float64)
         return backbone(latents, torch.full((2,), 0.7, dtype=torch.float64), given).square().sum()
 

@@ -5,7 +5,6 @@ to say what is expected.
 """
 
 import math
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -101,20 +100,3 @@ def test_the_shift_is_unos_in_training(side, mu):
     assert formula == pytest.approx(mu, abs=1e-3)
     shifted = [math.exp(formula) / (math.exp(formula) + (1 / (1 - k / 25) - 1)) for k in range(25)]
     assert grids.make_grid("flux_shift", 25, grids.flux_mu(count)).tolist() == pytest.approx([*shifted, 0.0], abs=1e-6)
-
-
-@pytest.mark.parametrize("t", [0.9, 0.25])
-def test_the_loss_is_of_noise_minus_data(case, t):
-    """Mean of (v(x_t) - (noise - data))^2 with x_t = (1 - t) data + t noise, and v from diffusers' own class."""
-    training = pytest.importorskip("subjectgen.runner.training")
-    trainer = SimpleNamespace(system=SimpleNamespace(backbone=case["backbone"]), settings=SimpleNamespace(guidance=4.0))
-    data, noise = torch.randn_like(case["target"]), torch.randn_like(case["target"])
-    times = torch.full((2,), t)
-    case["target"] = (1 - t) * data + t * noise
-    error = expected(case, times) - tokens(noise - data)
-    streams = Streams(target_grid=GRID, context=(token_group(case["text"]),), pooled=case["pooled"])
-    injector = ReferenceTokensInjector(ReferenceTokensInjector.Config(), backbone=case["backbone"])
-    streams = injector(streams, Latents(values=case["references"]))
-    with torch.no_grad():
-        losses = training.Trainer._losses(trainer, data, noise, times, streams)
-    torch.testing.assert_close(losses, error.square().mean(dim=(1, 2)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -229,3 +230,22 @@ def test_loading_does_not_change_between_calls(tmp_path: Path) -> None:
     first: Loaded = load(tmp_path / "x.yaml", ["a.b.0=2"])
     assert first == load(tmp_path / "x.yaml", ["a.b.0=2"])
     assert load(tmp_path / "x.yaml").values == {"a": {"b": [1]}}
+
+
+def test_a_path_starts_at_the_file_that_says_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Used from anywhere, through ``extends``, and in lists; what ``--set`` says starts where the command runs."""
+    (tmp_path / "base").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "base" / "base.yaml").write_text("backbone: {name: flux, checkpoint: ./flux}\nmany: [../a, b/c]\n")
+    (tmp_path / "use.yaml").write_text("extends: ./base/base.yaml\ntrained: ./run\nprompt: a ../b\nhub: owner/model\n")
+    for start in (tmp_path, tmp_path / "elsewhere"):
+        monkeypatch.chdir(start)
+        values = load(os.path.relpath(tmp_path / "use.yaml"), ["other=./here"]).values
+        assert values == {
+            "backbone": {"name": "flux", "checkpoint": str(tmp_path / "base" / "flux")},
+            "many": [str(tmp_path / "a"), "b/c"],
+            "trained": str(tmp_path / "run"),
+            "prompt": "a ../b",
+            "hub": "owner/model",
+            "other": "./here",
+        }

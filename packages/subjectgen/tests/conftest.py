@@ -13,34 +13,39 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_untrained(tmp_path_factory.mktemp("checkpoints"))
 
 
+@pytest.fixture(scope="session")
+def experiment_tree(checkpoints: Path) -> dict:
+    """A small experiment of two branches."""
+    vae = {"name": "vae", "checkpoint": str(checkpoints / "vae"), "subfolder": "", "size": 64}
+    mllm = {"name": "internvl3", "checkpoint": str(checkpoints / "internvl3"), "dtype": "float32"}
+    return {
+        "branches": {
+            "mllm": {"encoder": mllm, "aggregator": {"name": "dla"}, "injector": {"name": "context"}},
+            "vae": {"encoder": vae, "injector": {"name": "reference_tokens"}},
+        },
+        "backbone": {"name": "flux", "checkpoint": str(checkpoints / "transformer"), "lora": {"rank": 4}},
+        "autoencoder": vae,
+        "schedule": {"name": "three_stage", "tau1": 0.7, "tau2": 0.4, "grid": "linear", "steps": 5},
+        "image": {"height": 64, "width": 64},
+        "training": {
+            "dataset": {"name": "toy_pairs", "toys": 4, "views": 3, "block": 4},
+            "phases": [{"branches": ["mllm"], "steps": 2}, {"steps": 2}],
+            "batch_size": 4,
+            "learning_rate": 1e-3,
+            "log_every": 1,
+        },
+    }
+
+
 @pytest.fixture
-def write(tmp_path: Path, checkpoints: Path):
+def write(tmp_path: Path, experiment_tree: dict):
     """Write an experiment YAML with changes merged into a small two-branch one."""
 
     def write(changes: dict | None = None, name: str = "tiny.yaml") -> Path:
         from subjectgen.core.config import merge
 
-        vae = {"name": "vae", "checkpoint": str(checkpoints / "vae"), "subfolder": "", "size": 64}
-        mllm = {"name": "internvl3", "checkpoint": str(checkpoints / "internvl3"), "dtype": "float32"}
-        base = {
-            "branches": {
-                "mllm": {"encoder": mllm, "aggregator": {"name": "dla"}, "injector": {"name": "context"}},
-                "vae": {"encoder": vae, "injector": {"name": "reference_tokens"}},
-            },
-            "backbone": {"name": "flux", "checkpoint": str(checkpoints / "transformer"), "lora": {"rank": 4}},
-            "autoencoder": vae,
-            "schedule": {"name": "three_stage", "tau1": 0.7, "tau2": 0.4, "grid": "linear", "steps": 5},
-            "image": {"height": 64, "width": 64},
-            "training": {
-                "dataset": {"name": "toy_pairs", "toys": 4, "views": 3, "block": 4},
-                "phases": [{"branches": ["mllm"], "steps": 2}, {"steps": 2}],
-                "batch_size": 4,
-                "learning_rate": 1e-3,
-                "log_every": 1,
-            },
-        }
         path = tmp_path / name
-        path.write_text(yaml.safe_dump(merge(base, changes or {})))
+        path.write_text(yaml.safe_dump(merge(experiment_tree, changes or {})))
         return path
 
     return write
@@ -93,7 +98,7 @@ def tiny_experiment(tiny, tmp_path_factory: pytest.TempPathFactory):
 
     def read(changes: dict | None = None):
         path = folder / "tiny.yaml"
-        path.write_text(yaml.safe_dump(merge(tiny.EXPERIMENT, changes or {})))
+        path.write_text(yaml.safe_dump(merge(tiny.EXPERIMENT, changes or {}), sort_keys=False))
         return Experiment.read(path, plugins=host)
 
     return read

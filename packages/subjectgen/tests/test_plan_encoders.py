@@ -8,14 +8,17 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from subjectgen.aggregators.dla import DualLayerAggregator
 from subjectgen.aggregators.last_layer import LastLayer
-from subjectgen.core import CheckpointError, Latents, Reference, Sample
+from subjectgen.core import CheckpointError, Component, Latents, Reference, Sample, hookimpl
+from subjectgen.core.plugins import Plugins
 from subjectgen.encoders.flux_text import FluxText
 from subjectgen.encoders.internvl3 import InternVL3
 from subjectgen.encoders.qwen2_5_vl import Qwen25VL
 from subjectgen.encoders.vae import VAE
 from subjectgen.runner.planning.dry_run import dry_run
-from subjectgen.runner.planning.shipped import find_config, read_config, shipped_ids
+from subjectgen.runner.planning.shipped import Shipped
 from subjectgen.runner.planning.stand_ins import StandIns
+
+SHIPPED = Shipped(Plugins.discover())
 
 
 def fused(query, key, value, *_, **__):
@@ -42,7 +45,7 @@ def test_an_encoder_without_weights_costs_what_the_real_one_costs(name: str, che
     with FlopCounterMode(display=False, custom_mapping=ON_CPU) as counter:
         encoded = real.encode([SAMPLE])
     with torch.device("meta"):
-        planned = target.planned(config, StandIns())
+        planned = target.planned(config, StandIns(SHIPPED))
     with dry_run(planned) as cost:
         shapes = planned.encode([SAMPLE])
     assert sizes(planned) == sizes(real)
@@ -73,7 +76,7 @@ def test_aggregators_on_shapes(target, checkpoints: Path) -> None:
     with FlopCounterMode(display=False, custom_mapping=ON_CPU) as counter:
         aggregator(features).tokens.sum().backward()
     with torch.device("meta"):
-        planned, shapes = InternVL3.planned(config, StandIns()), target(target.Config(), **widths)
+        planned, shapes = InternVL3.planned(config, StandIns(SHIPPED)), target(target.Config(), **widths)
     with dry_run(planned):
         encoded = planned.encode([SAMPLE])
     with torch.enable_grad(), dry_run(shapes) as cost:
@@ -110,32 +113,55 @@ PUBLISHED = {
 def test_published_sizes(target, checkpoint: str) -> None:
     width, depth, parameters = PUBLISHED[target, checkpoint]
     with torch.device("meta"):
-        encoder = target.planned(target.Config(checkpoint=checkpoint), StandIns())
+        encoder = target.planned(target.Config(checkpoint=checkpoint), StandIns(SHIPPED))
     assert (encoder.width, encoder.depth) == (width, depth)
     assert sum(p.numel() for p in encoder.parameters()) == pytest.approx(parameters, rel=1e-3)
 
 
 def test_every_shipped_id_has_sizes() -> None:
-    found = set(shipped_ids())
+    found = set(SHIPPED.ids())
     assert {checkpoint for _, checkpoint in PUBLISHED} <= found
     for checkpoint in found:
         folders = ("", "transformer", "vae", "text_encoder", "text_encoder_2")
-        assert any(find_config(checkpoint, folder) for folder in folders), checkpoint
+        assert any(SHIPPED.find(checkpoint, folder) for folder in folders), checkpoint
+
+
+def test_a_third_party_ships_sizes_of_its_own_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files of one model may come from several distributions."""
+    for model, folder in (("acme--tower", ""), ("black-forest-labs--FLUX.1-dev", "image_encoder")):
+        place = tmp_path / "acme_plugin" / "sizes" / model / folder
+        place.mkdir(parents=True)
+        (place / "config.json").write_text('{"model_type": "acme"}')
+    (tmp_path / "acme_plugin" / "__init__.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+
+    class Plugin:
+        @hookimpl
+        def subjectgen_encoders(self) -> list[Component]:
+            place = "package:acme_plugin/sizes"
+            return [Component(name="acme", target="acme_plugin:Acme", summary="a tower", sizes=place)]
+
+    plugins = Plugins.discover()
+    plugins.register(Plugin(), distribution="acme-plugin")
+    shipped = Shipped(plugins)
+    assert {"acme/tower", *SHIPPED.ids()} == set(shipped.ids())
+    assert shipped.read("acme/tower") == shipped.read("black-forest-labs/FLUX.1-dev", "image_encoder")
+    assert shipped.read("black-forest-labs/FLUX.1-dev", "vae") == SHIPPED.read("black-forest-labs/FLUX.1-dev", "vae")
 
 
 def test_an_unknown_id_is_answered_with_the_known_ones() -> None:
     with pytest.raises(CheckpointError, match=r"did you mean 'OpenGVLab/InternVL3-8B-hf'.*Qwen/Qwen2.5-VL-3B-Instruct"):
-        read_config("OpenGVLab/InternVL3-8B")
+        SHIPPED.read("OpenGVLab/InternVL3-8B")
 
 
 def test_a_missing_and_a_broken_file(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"has no vae/config\.json"):
-        read_config(str(tmp_path), "vae")
+        SHIPPED.read(str(tmp_path), "vae")
     (tmp_path / "config.json").write_text("{")
-    with pytest.raises(CheckpointError, match=r"config\.json cannot be read"):
-        read_config(str(tmp_path))
+    with pytest.raises(CheckpointError, match=r"config\.json is damaged"):
+        SHIPPED.read(str(tmp_path))
 
 
 def test_another_architecture_is_refused() -> None:
     with torch.device("meta"), pytest.raises(CheckpointError, match=r"type 'internvl', expected 'qwen2_5_vl'"):
-        Qwen25VL.planned(Qwen25VL.Config(checkpoint="OpenGVLab/InternVL3-8B-hf"), StandIns())
+        Qwen25VL.planned(Qwen25VL.Config(checkpoint="OpenGVLab/InternVL3-8B-hf"), StandIns(SHIPPED))

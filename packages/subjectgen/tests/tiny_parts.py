@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from subjectgen.core import (
+    ActiveBranches,
     ChangesResults,
     ChangesWeights,
     Component,
@@ -26,6 +27,7 @@ from subjectgen.core import (
     Modality,
     Reference,
     Sample,
+    Streams,
     TokenGroup,
     hookimpl,
 )
@@ -33,6 +35,7 @@ from subjectgen.core.plugins import Plugins
 
 WIDTH = 4
 PIXELS = 8
+GUIDANCE = 2.0
 
 
 class Words(nn.Module):
@@ -204,6 +207,8 @@ class Pairs:
         """Pixels of a target's side."""
         bare: ChangesResults[int | None] = None
         """A sample without a target."""
+        harmed: ChangesResults[int | None] = None
+        """A sample whose target is no picture."""
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -215,6 +220,8 @@ class Pairs:
         draw = torch.Generator().manual_seed(self.config.seed * 1000 + index)
         size = self.config.sizes[index % len(self.config.sizes)]
         images = [torch.rand(3, side, side, generator=draw) for side in (size, PIXELS)]
+        if index == self.config.harmed:
+            images[0][:] = torch.nan
         return Sample(
             key=f"pair-{index:03d}",
             prompt=f"picture {index} of {self.config.seed}",
@@ -224,6 +231,28 @@ class Pairs:
 
     def keys(self) -> list[str]:
         return [f"pair-{index:03d}" for index in range(self.config.count)]
+
+
+def row_loss(system: Any, sample: Sample, active: ActiveBranches, t: Tensor, data: Tensor, noise: Tensor) -> Tensor:
+    """The loss of one row alone, written down once more: what each branch says, x_t, and the squared error."""
+    streams = Streams(target_grid=(data.shape[1], data.shape[2]))
+    words, pictures = active.visibility["words"], active.visibility["pictures"]
+    zeroed = active.inactive == "zero"
+    off = zeroed and words.nothing
+    prompt = sample.prompt if words.text or off else ""
+    references = sample.references if words.references or off else ()
+    if prompt or references:
+        tokens = system.branches["words"].aggregator.linear(
+            2 * Words.tokens(Sample(prompt=prompt, references=references))
+        )
+        tokens = tokens[None] * (0.0 if off else 1.0)
+        streams = replace(streams, context=(TokenGroup(tokens=tokens, mask=torch.ones(1, 3, dtype=torch.bool)),))
+    if sample.references and (pictures.references or zeroed):
+        values = [latents_of(reference.image[None]) * float(pictures.references) for reference in sample.references]
+        streams = system.branches["pictures"].injector(streams, Latents(values=tuple(values)))
+    t = t.float()
+    velocity = system.backbone(((1 - t) * data + t * noise)[None], t[None], streams, guidance=GUIDANCE)
+    return (velocity[0] - (noise - data)).square().mean()
 
 
 OFFERS = {
@@ -268,6 +297,7 @@ EXPERIMENT: dict[str, Any] = {
         "tau2": 0.3,
         "grid": "linear",
         "steps": 3,
+        "guidance": {"embedded": GUIDANCE},
         "training_timesteps": "uniform",
         "dropout": {
             "table": [
@@ -287,6 +317,7 @@ EXPERIMENT: dict[str, Any] = {
         "phases": [{"branches": ["words"], "steps": 3}, {"steps": 3}],
         "batch_size": 4,
         "learning_rate": 0.01,
+        "guidance": GUIDANCE,
         "log_every": 1,
     },
 }

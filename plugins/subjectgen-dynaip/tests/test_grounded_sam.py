@@ -326,15 +326,15 @@ def test_bad_checkpoints_are_named(part: str, new_finder: Any, request: Any, tmp
     truncated = tmp_path / "truncated" / "model.safetensors"
     truncated.write_bytes(truncated.read_bytes()[:5000])
     (tmp_path / "no-processor" / "processor_config.json").unlink()
-    (tmp_path / "pickled" / "pytorch_model.bin").write_bytes(b"anything")
+    (tmp_path / "pickled" / "model.safetensors").rename(tmp_path / "pickled" / "pytorch_model.bin")
     (tmp_path / "empty").mkdir()
     messages = {
         "bart": "does not exist; did you mean 'bert'",
-        "bert": "holds a model of type 'bert'; expected '(grounding-dino|sam)'",
+        "bert": "holds a model of type 'bert', expected '(grounding-dino|sam)'",
         "empty": "has no config.json",
-        "incomplete": f"missing keys, such as {dropped}",
-        "truncated": "the model cannot be loaded",
-        "no-processor": "the processor cannot be loaded",
+        "incomplete": rf"lacks \d+ weights of the model, the first is '{dropped}'",
+        "truncated": "model.safetensors is truncated or damaged",
+        "no-processor": "has no files of .*Processor, found .*; expected processor_config.json",
         "pickled": "may be a pickle",
     }
     for name, message in messages.items():

@@ -15,11 +15,11 @@ from parts.session import ROOT, Session
 from parts.stand_ins import StandIns as LocalPlugin
 from subjectgen.backbones.compilation import VARIANTS, compile_blocks
 from subjectgen.backbones.flux import FluxBackbone
-from subjectgen.backbones.transformer import FluxArchitecture
+from subjectgen.backbones.options import FluxArchitecture
 from subjectgen.core.plugins import Plugins
 from subjectgen.runner.assemble import System
 from subjectgen.runner.experiment import Experiment, MemorySettings
-from subjectgen.runner.planning.shipped import find_config
+from subjectgen.runner.planning.shipped import Shipped
 from subjectgen.runner.planning.stand_ins import StandIns
 
 diffusers.utils.logging.set_verbosity_error()  # it warns whenever an attention backend is chosen
@@ -72,7 +72,7 @@ class RandomSystem(System):
         target, config = self.plugins.configure(kind, spec, where=where, **self.experiment.place())
         with self._place():
             if hasattr(target, "planned"):
-                return target.planned(config, StandIns())
+                return target.planned(config, StandIns(Shipped(self.plugins)))
             return target(sized(config, blocks=self._blocks) if isinstance(config, FluxBackbone.Config) else config)
 
 
@@ -81,7 +81,7 @@ def sized(config: FluxBackbone.Config, *, blocks: bool = True) -> FluxBackbone.C
     given = config.model_dump()
     sizes = given["architecture"]
     if config.checkpoint is not None:
-        found = find_config(config.checkpoint, config.subfolder or "") or {}
+        found = Shipped(plugins()).find(config.checkpoint, config.subfolder or "") or {}
         sizes = {name: found[name] for name in FluxArchitecture.model_fields}
     if not blocks:
         sizes |= {"num_layers": 0, "num_single_layers": 0}
@@ -116,7 +116,7 @@ def denoiser(session: Session) -> RandomSystem:
     """
     if "denoiser" not in session.shared:
         sizes = experiment(session).settings.backbone
-        config = find_config(sizes["checkpoint"], sizes.get("subfolder") or "") or {}
+        config = Shipped(plugins()).find(sizes["checkpoint"], sizes.get("subfolder") or "") or {}
         width = config["joint_attention_dim"]
         encoder = f"{{name: random_tokens, image: {session.sizes.image_tokens}, width: {width}}}"
         changes = [f"branches.mllm.encoder={encoder}", "branches.mllm.aggregator=null", WITHOUT_ADAPTER]

@@ -13,3 +13,15 @@ def subjectgen_aggregators() -> list[Component]:
             summary="Average of all hidden states of every token",
         )
     ]
+
+
+@hookimpl
+def subjectgen_backbones() -> list[Component]:
+    """One backbone."""
+    return [
+        Component(
+            name="qwen_image",
+            target="subjectgen_example_qwen.backbone:QwenBackbone",
+            summary="Qwen-Image's transformer at any size, trained from random weights",
+        )
+    ]

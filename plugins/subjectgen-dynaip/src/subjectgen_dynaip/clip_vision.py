@@ -64,6 +64,7 @@ class ClipVisionEncoder(nn.Module):
             return self
 
     inputs = frozenset({"references"})
+    reads_subject_masks = True
     pooled_width = None
 
     def __init__(self, config: Config) -> None:

@@ -12,6 +12,7 @@ def subjectgen_encoders() -> list[Component]:
         Component(
             name="clip_vision",
             target="subjectgen_dynaip.clip_vision:ClipVisionEncoder",
+            sizes="package:subjectgen_dynaip/sizes",
             summary="CLIP ViT hidden states of each reference, subject cut out on white",
         )
     ]

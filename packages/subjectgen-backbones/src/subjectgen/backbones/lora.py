@@ -10,24 +10,19 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Literal
 
 import torch
 from diffusers import FluxTransformer2DModel
 from peft import LoraConfig
-from pydantic import Field
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 
-from subjectgen.core import CheckpointError, Config
+from subjectgen.backbones.lora_files import METADATA_KEY, PREFIX, LoRAFile, read_lora
+from subjectgen.backbones.options import LoRASettings
+from subjectgen.core import CheckpointError
 from subjectgen.core.files import atomic_write
-from subjectgen.core.weights import verify
 
 ADAPTER = "default"
-PREFIX = "transformer."
-METADATA_KEY = "lora_adapter_metadata"
-"""Where diffusers looks for rank, alpha and targets in a file's header."""
 
 DOUBLE = r"transformer_blocks\.\d+\.attn\.(to_q|to_k|to_v|to_out\.0|add_q_proj|add_k_proj|add_v_proj|to_add_out)"
 SINGLE = r"single_transformer_blocks\.\d+\.attn\.(to_q|to_k|to_v)"
@@ -36,25 +31,6 @@ TARGETS = {
     "attention": f"{DOUBLE}|{SINGLE}",
     "attention_and_proj_out": f"{DOUBLE}|{SINGLE}|{SINGLE_OUT}",
 }
-
-
-class LoRASettings(Config):
-    """An adapter's size and place."""
-
-    rank: int = Field(default=512, ge=1)
-    """Rank r of every update B·A (Squeeze-MLLM 4.1: 512)."""
-    alpha: float | None = Field(default=None, gt=0)
-    """Scale of the update is alpha / rank; null: alpha = rank, scale 1."""
-    targets: Literal["attention", "attention_and_proj_out"] = "attention"
-    """``attention``: all attention projections of double and single blocks. ``attention_and_proj_out``: also the
-    output projection of single blocks, as in UNO, which mixes attention and MLP."""
-    dropout: float = Field(default=0.0, ge=0, lt=1)
-    """Dropout on the adapter's input in training."""
-
-    @property
-    def effective_alpha(self) -> float:
-        """Alpha with its default filled in."""
-        return float(self.rank) if self.alpha is None else self.alpha
 
 
 def target_modules(transformer: nn.Module, targets: str) -> list[str]:
@@ -66,7 +42,8 @@ def target_modules(transformer: nn.Module, targets: str) -> list[str]:
 def add_lora(transformer: FluxTransformer2DModel, settings: LoRASettings) -> None:
     """Add a fresh adapter (it changes nothing yet); only its parameters stay trainable.
 
-    They are float32 whatever the transformer's dtype: steps of 1e-5 are lost in bfloat16.
+    They are float32 whatever the transformer's dtype: steps of 1e-5 are lost in bfloat16. Their values are drawn from
+    torch's global generator, as those of any new module: fork it (``torch.random.fork_rng``) around building.
     """
     adapter = LoraConfig(
         r=settings.rank,
@@ -107,23 +84,25 @@ def save_lora(transformer: nn.Module, settings: LoRASettings, path: Path) -> Non
 
 
 def load_lora(transformer: nn.Module, settings: LoRASettings, path: Path) -> None:
-    """Read an adapter into the one that :func:`add_lora` made.
+    """Read an adapter into the one that :func:`add_lora` made, from our file or another trainer's.
 
     Raises:
-        CheckpointError: no such file, not a safetensors file, or rank, alpha or modules differ from ``settings``.
+        CheckpointError: no such file, not a safetensors file, a layout that cannot be converted, a header that says
+            more than is read, or rank, alpha or modules that differ from ``settings``.
     """
-    tensors, description = _read(path)
+    file = read_lora(path)
     parameters = lora_parameters(transformer)
-    _check_names(set(tensors), set(parameters), path)
-    _check_scale(tensors, description, settings, path)
+    _check_names(file, set(parameters), path)
+    _check_scale(file, settings, path)
     for name, parameter in parameters.items():
-        if tensors[name].shape != parameter.shape:
+        if file.tensors[name].shape != parameter.shape:
             raise CheckpointError(
-                f"{path}: {name} has shape {tuple(tensors[name].shape)}; the backbone expects {tuple(parameter.shape)}"
+                f"{path}: {name} has shape {tuple(file.tensors[name].shape)};"
+                f" the backbone expects {tuple(parameter.shape)}"
             )
     with torch.no_grad():
         for name, parameter in parameters.items():
-            parameter.copy_(tensors[name])
+            parameter.copy_(file.tensors[name])
 
 
 def merge_lora(transformer: FluxTransformer2DModel) -> None:
@@ -132,35 +111,22 @@ def merge_lora(transformer: FluxTransformer2DModel) -> None:
     transformer.unload_lora()
 
 
-def _read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, object]]:
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such file; expected a LoRA in safetensors")
-    verify(path)
-    try:
-        with safe_open(path, framework="pt") as file:
-            header = json.loads((file.metadata() or {}).get(METADATA_KEY, "{}"))
-        tensors = load_file(path)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: not a readable safetensors file ({error})") from error
-    return tensors, header if isinstance(header, dict) else {}
-
-
-def _check_scale(
-    tensors: dict[str, torch.Tensor], description: dict[str, object], settings: LoRASettings, path: Path
-) -> None:
-    """Rank and alpha; where no header tells alpha it is the rank, as for diffusers."""
-    for rank in sorted({tensor.shape[0] for name, tensor in tensors.items() if ".lora_A." in name and tensor.dim()}):
+def _check_scale(file: LoRAFile, settings: LoRASettings, path: Path) -> None:
+    """Rank and alpha; where the file does not tell alpha it is the rank, as for diffusers."""
+    tensors = file.tensors.items()
+    for rank in sorted({tensor.shape[0] for name, tensor in tensors if ".lora_A." in name and tensor.dim()}):
         if rank != settings.rank:
             raise CheckpointError(f"{path}: made with rank {rank}; lora.rank is {settings.rank}")
-    alpha = description.get(PREFIX + "lora_alpha", settings.rank)
+    alpha = settings.rank if file.alpha is None else file.alpha
     if alpha != settings.effective_alpha:
-        raise CheckpointError(f"{path}: made with alpha {alpha}; lora.alpha is {settings.effective_alpha:g}")
+        raise CheckpointError(f"{path}: made with alpha {alpha:g}; lora.alpha is {settings.effective_alpha:g}")
 
 
-def _check_names(found: set[str], expected: set[str], path: Path) -> None:
+def _check_names(file: LoRAFile, expected: set[str], path: Path) -> None:
+    found = set(file.tensors)
     for names, problem in ((found - expected, "match no adapted module"), (expected - found, "are missing")):
         if names:
             raise CheckpointError(
-                f"{path}: {len(names)} of {len(found | expected)} tensors {problem}, such as {min(names)};"
-                " check lora.targets and the checkpoint it was trained on"
+                f"{path}: layout of {file.layout}: {len(names)} of {len(found | expected)} tensors {problem}, such as"
+                f" {min(names)}; check lora.targets and the checkpoint it was trained on"
             )

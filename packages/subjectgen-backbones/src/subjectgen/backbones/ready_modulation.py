@@ -20,6 +20,7 @@ class ReadyModulation(nn.Module):
     """A modulated norm that knows which part of its block's modulation is its own."""
 
     part: int
+    norm: nn.Module
 
 
 class ReadyZero(AdaLayerNormZero, ReadyModulation):  # type: ignore[misc,unused-ignore]
@@ -32,7 +33,8 @@ class ReadyZero(AdaLayerNormZero, ReadyModulation):  # type: ignore[misc,unused-
             return found
         shift, scale, *others = emb[self.part].chunk(6, dim=1)
         gate, shift_mlp, scale_mlp, gate_mlp = others
-        return self.norm(x) * (1 + scale[:, None]) + shift[:, None], gate, shift_mlp, scale_mlp, gate_mlp
+        modulated: Tensor = self.norm(x) * (1 + scale[:, None]) + shift[:, None]
+        return modulated, gate, shift_mlp, scale_mlp, gate_mlp
 
 
 class ReadyZeroSingle(AdaLayerNormZeroSingle, ReadyModulation):  # type: ignore[misc,unused-ignore]
@@ -44,7 +46,8 @@ class ReadyZeroSingle(AdaLayerNormZeroSingle, ReadyModulation):  # type: ignore[
             found: tuple[Tensor, Tensor] = super().forward(x, emb=emb)
             return found
         shift, scale, gate = emb[self.part].chunk(3, dim=1)
-        return self.norm(x) * (1 + scale[:, None]) + shift[:, None], gate
+        modulated: Tensor = self.norm(x) * (1 + scale[:, None]) + shift[:, None]
+        return modulated, gate
 
 
 class ReadyContinuous(AdaLayerNormContinuous, ReadyModulation):  # type: ignore[misc,unused-ignore]

@@ -21,7 +21,8 @@ from subjectgen.backbones.ready_modulation import BlockModulation, take_ready_mo
 class FluxTransformer2DModel(diffusers.FluxTransformer2DModel):  # type: ignore[misc,unused-ignore]
     """The same layers and the same function; bears diffusers' name, for the name goes into ``config.json``."""
 
-    @wraps(diffusers.FluxTransformer2DModel.__init__)  # diffusers reads sizes off the signature
+    # diffusers reads the sizes off the signature
+    @wraps(diffusers.FluxTransformer2DModel.__init__)  # type: ignore[misc,unused-ignore]
     def __init__(self, *sizes: Any, **named: Any) -> None:
         super().__init__(*sizes, **named)
         take_ready_modulation((*self.transformer_blocks, *self.single_transformer_blocks, self.norm_out))

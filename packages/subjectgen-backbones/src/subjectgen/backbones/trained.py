@@ -7,13 +7,14 @@ from typing import Protocol
 
 from torch import nn
 
-from subjectgen.backbones.lora import LoRASettings, load_lora, lora_parameters, merge_lora, save_lora
+from subjectgen.backbones.lora import load_lora, lora_parameters, merge_lora, save_lora
+from subjectgen.backbones.lora_files import LORA_FILE, find_lora
+from subjectgen.backbones.options import LoRASettings
 from subjectgen.backbones.site_transformer import FluxTransformer2DModel
 from subjectgen.backbones.transformer import copy_weights, load_transformer
 from subjectgen.core import CheckpointError, ComponentError
 from subjectgen.core.files import atomic_folder
 
-LORA_FILE = "lora.safetensors"
 TRANSFORMER_FOLDER = "transformer"
 
 
@@ -53,7 +54,7 @@ class TrainedWeights(nn.Module):
             save_lora(self.transformer, self.config.lora, Path(folder) / LORA_FILE)
 
     def load_trained(self, folder: str | Path) -> None:
-        """Read what :meth:`save_trained` wrote.
+        """Read what :meth:`save_trained` wrote, or the LoRA of another trainer in its place.
 
         Raises:
             CheckpointError: weights that are missing, unreadable, or were made with other settings.
@@ -66,9 +67,9 @@ class TrainedWeights(nn.Module):
             copy_weights(loaded, self.transformer, place)
         elif self.config.lora is not None:
             self._refuse_merged()
-            load_lora(self.transformer, self.config.lora, folder / LORA_FILE)
-        elif (folder / LORA_FILE).exists():
-            raise CheckpointError(f"{folder / LORA_FILE}: the backbone has no adapter; set backbone.lora to load it")
+            load_lora(self.transformer, self.config.lora, find_lora(folder))
+        elif find_lora(folder).exists():
+            raise CheckpointError(f"{find_lora(folder)}: the backbone has no adapter; set backbone.lora to load it")
 
     def merge_adapter(self) -> None:
         """Fold the adapter into the weights for faster sampling; it can no longer be trained or saved."""

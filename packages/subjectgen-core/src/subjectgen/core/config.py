@@ -51,7 +51,8 @@ def load(file: str | os.PathLike[str], overrides: Iterable[str] = ()) -> Loaded:
     Args:
         file: The YAML file. Its ``extends`` (a path or a list of paths, relative to the file) is read first and
             merged under it: mappings merge, lists and scalars replace, and a component whose ``name`` changes
-            forgets the options of the one it replaces.
+            forgets the options of the one it replaces. Any value that begins with ``./`` or ``../`` is a path, relative
+            to the file that says it.
         overrides: ``"a.b=value"``, the value read as YAML; ``a.0.b`` reaches into lists.
 
     Raises:
@@ -128,7 +129,17 @@ def _extend(
             raise ConfigError(f"{place}got {base!r}; expected an existing file, {path} is none{_sibling(path)}")
         merged, merged_lines = _lay(merged, merged_lines, *_read(path, chain))
     lines = {key: line for key, line in lines.items() if key.partition(".")[0] != "extends"}
-    return _lay(merged, merged_lines, values, lines)
+    return _lay(merged, merged_lines, _anchored(values, file.parent), lines)
+
+
+def _anchored(value: Any, folder: Path) -> Any:
+    """Paths that begin with ``./`` or ``../`` start at the file that says them, wherever it is used from."""
+    if isinstance(value, Mapping):
+        return {key: _anchored(inner, folder) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_anchored(inner, folder) for inner in value]
+    explicit = isinstance(value, str) and (value in (".", "..") or value.startswith(("./", "../")))
+    return os.path.abspath(folder / value) if explicit else value
 
 
 def _lay(

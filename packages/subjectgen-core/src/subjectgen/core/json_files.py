@@ -8,12 +8,13 @@ from typing import Any
 
 from subjectgen.core.errors import CheckpointError
 from subjectgen.core.files import atomic_write
+from subjectgen.core.text import json_text
 
 
 def write_json(path: Path, value: Any) -> None:
     """Write readable JSON atomically."""
     with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        temporary.write_text(json_text(value, indent=2) + "\n", encoding="utf-8")
 
 
 def read_json(path: Path) -> dict[str, Any]:

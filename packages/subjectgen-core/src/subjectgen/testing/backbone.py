@@ -184,12 +184,14 @@ class BackboneContract(Contract):
     def test_padding_never_matters(self, backbone: Backbone) -> None:
         """A masked token among others may hold anything, of context and of references; each row has its own mask."""
         streams = self.streams(backbone)
-        padded, disturbed = streams, streams
-        for name in ("context", "references"):
-            groups = getattr(streams, name)
-            hidden = [replace(group, mask=_without_ends(group.mask)) for group in groups]
-            padded = replace(padded, **{name: tuple(hidden)})
-            disturbed = replace(disturbed, **{name: tuple(map(_disturbed, hidden))})
+        context, references = (
+            tuple(replace(group, mask=_without_ends(group.mask)) for group in groups)
+            for groups in (streams.context, streams.references)
+        )
+        padded = replace(streams, context=context, references=references)
+        disturbed = replace(
+            streams, context=tuple(map(_disturbed, context)), references=tuple(map(_disturbed, references))
+        )
         with torch.no_grad():
             assert_same(velocity(backbone, disturbed), velocity(backbone, padded))
 

@@ -58,13 +58,20 @@ class TrainableContract(Contract):
         own = {id(p) for p in module_of(backbone).parameters() if p.requires_grad}
         assert {id(p) for p in named.values()} == own
 
-    def test_training_reaches_every_parameter(self, backbone: Backbone) -> None:
-        """With all of them awake, each has a gradient."""
+    def test_a_step_of_training_changes_the_velocity(self, backbone: Backbone) -> None:
+        """Gradients are numbers, and following them is another answer."""
         assert isinstance(backbone, Trainable)
         wake(module_of(backbone))
-        torch.autograd.backward(velocity(backbone, make_streams(backbone, references=())).square().sum())
-        lost = [name for name, p in backbone.trainable_parameters().items() if p.grad is None or not p.grad.any()]
-        assert lost == []
+        streams = make_streams(backbone, references=())
+        before = velocity(backbone, streams)
+        torch.autograd.backward(before.square().sum())
+        gradients = [(p, p.grad) for p in backbone.trainable_parameters().values() if p.grad is not None]
+        assert gradients
+        with torch.no_grad():
+            for parameter, gradient in gradients:
+                assert gradient.isfinite().all()
+                parameter.sub_(0.01 * gradient)
+            assert not torch.equal(velocity(backbone, streams), before)
 
     def test_what_was_saved_comes_back(self, backbone: Backbone, tmp_path: Path) -> None:
         """Bit for bit, over whatever was trained since; and saving again replaces what is there."""
@@ -91,7 +98,7 @@ class TrainableContract(Contract):
 def _train(backbone: Trainable, amount: float) -> None:
     with torch.no_grad():
         for parameter in backbone.trainable_parameters().values():
-            parameter += amount
+            parameter.add_(amount)
 
 
 class PreparesContract(Contract):
@@ -164,8 +171,8 @@ class PreparesContract(Contract):
             for one, other in zip(_answers(prepared, streams, [0.9, 0.5]), expected, strict=True):
                 assert torch.equal(one, other)
         finally:
-            for one, values in zip(chosen, kept, strict=True):
-                for parameter, value in zip(one.parameters(), values, strict=True):
+            for layer, values in zip(chosen, kept, strict=True):
+                for parameter, value in zip(layer.parameters(), values, strict=True):
                     parameter.data.copy_(value)
 
     def test_two_denoisings_at_once_are_two_single_ones(self, backbone: Backbone) -> None:

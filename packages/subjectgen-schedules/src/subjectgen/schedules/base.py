@@ -1,7 +1,7 @@
 """What every schedule of named branches shares; a schedule adds its stages.
 
-A schedule of your own needs a name, its options and :meth:`BranchSchedule.stages`; grids, guidance, dropout and training
-timesteps come with the base:
+A schedule of your own needs a name, its options and :meth:`BranchSchedule.stages`; grids, guidance, dropout and
+training timesteps come with the base:
 
 .. code-block:: python
 

@@ -1,7 +1,7 @@
 """Timestep grids: from pure noise (t = 1) to data (t = 0).
 
-Grids are float64 on purpose: in float32 the point 0.95 is smaller than the Python number 0.95, so whoever compares a grid
-point that lies exactly on a boundary with the number in the YAML would find it on the wrong side.
+Grids are float64 on purpose: in float32 the point 0.95 is smaller than the Python number 0.95, so whoever compares a
+grid point that lies exactly on a boundary with the number in the YAML would find it on the wrong side.
 """
 
 from __future__ import annotations

@@ -13,9 +13,10 @@ from subjectgen.core.compatibility import mismatch
 from subjectgen.core.component import KINDS
 from subjectgen.core.errors import ComponentError, ConfigError, SubjectgenError, nearest
 from subjectgen.core.guard import guarded, in_one_line
+from subjectgen.core.offer import Offer
 from subjectgen.core.part import Part
 from subjectgen.core.plugins.answers import Missing
-from subjectgen.core.plugins.records import ALLOW, DISABLE, GROUP, Broken, Offer, Plugin, listed, normal
+from subjectgen.core.plugins.records import ALLOW, DISABLE, GROUP, Broken, Plugin, listed, normal
 from subjectgen.core.plugins.registry import Registry
 from subjectgen.core.validation import join, locate, shown, validate
 
@@ -145,7 +146,7 @@ class Plugins:
         file: str | None = None,
         lines: Mapping[str, str] | None = None,
     ) -> Part:
-        """Import the class that ``spec["name"]`` names and validate the other keys as its ``Config``.
+        """Find the component that ``spec["name"]`` names and validate the other keys as its ``Config``.
 
         Args:
             kind: One of :data:`~subjectgen.core.component.KINDS`.
@@ -165,12 +166,12 @@ class Plugins:
             raise ConfigError(f"{place}got {shown(name)}; expected the name of one of the {kind}: {names or 'none'}")
         with guarded(place, f"{kind[:-1]} {name!r}", "import"):
             offer = self.offer(kind, name)
-            target = offer.component.load_target()
+            model = offer.component.load_config()
         options = {key: value for key, value in spec.items() if key != "name"}
         place = locate(where, file, lines)
         with guarded(place, str(offer), "check its options", validating=True):
-            config = validate(target.Config, options, file=file, where=where, lines=lines)
-        return Part(kind=kind, offer=offer, target=target, config=config, where=where, place=place)
+            config = validate(model, options, file=file, where=where, lines=lines)
+        return Part(kind=kind, offer=offer, config=config, where=where, place=place)
 
     def build(
         self,

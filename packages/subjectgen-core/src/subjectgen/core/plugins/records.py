@@ -38,18 +38,6 @@ class Broken:
         return f"{' '.join(filter(None, (self.distribution, self.version)))} ({self.error})"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Offer:
-    """A component with who offers it."""
-
-    distribution: str
-    version: str
-    component: Component
-
-    def __str__(self) -> str:
-        return f"component {self.component.name!r} of {self.distribution} {self.version}"
-
-
 def normal(name: str) -> str:
     """A distribution's name as package indexes compare it."""
     return re.sub(r"[-_.]+", "-", name).lower()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 from subjectgen.core.errors import CheckpointError, ComponentError, SubjectgenError, one_line
@@ -38,21 +38,16 @@ def reading(what: str, where: str) -> Iterator[None]:
 @contextmanager
 def quiet() -> Iterator[None]:
     """Hide transformers' and diffusers' tables of weights, warnings and progress bars: what they say is checked."""
-    with ExitStack() as stack:
-        for library in ("transformers", "diffusers"):
-            if logging := sys.modules.get(f"{library}.utils.logging"):
-                stack.enter_context(_silenced(logging))
-        yield
-
-
-@contextmanager
-def _silenced(logging: Any) -> Iterator[None]:
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    names = ("transformers.utils.logging", "diffusers.utils.logging")
+    loggings: list[Any] = [sys.modules[name] for name in names if name in sys.modules]
+    before = [(logging, logging.get_verbosity(), logging.is_progress_bar_enabled()) for logging in loggings]
+    for logging in loggings:
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
     try:
         yield
     finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()
+        for logging, level, bars in before:
+            logging.set_verbosity(level)
+            if bars:
+                logging.enable_progress_bar()

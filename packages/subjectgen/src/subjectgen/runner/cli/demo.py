@@ -34,7 +34,7 @@ def demo(
     """Show and score an experiment's comparisons, on toys that no training saw, or use your own picture."""
     started = time.monotonic()
     with Loading("reading the experiment"):
-        from subjectgen.core.files import check_writable
+        from subjectgen.core.disks import check_writable
         from subjectgen.runner.cli.check import file_of
         from subjectgen.runner.cli.experiments import find_experiment
         from subjectgen.runner.system.experiment import Experiment

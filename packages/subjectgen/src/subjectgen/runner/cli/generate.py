@@ -96,7 +96,7 @@ def _run(
     device: str | None,
 ) -> list[str]:
     """Everything that was asked for; returns messages about what failed."""
-    from subjectgen.core.files import check_writable
+    from subjectgen.core.disks import check_writable
     from subjectgen.runner.cli.experiments import find_experiment
     from subjectgen.runner.cli.memory_advice import explained_memory
     from subjectgen.runner.generation.files import read_references, write_images

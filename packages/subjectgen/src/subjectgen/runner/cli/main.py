@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from subjectgen.core import SubjectgenError
+from subjectgen.core.text import tolerate_letters
 from subjectgen.runner.cli.check import check
 from subjectgen.runner.cli.demo import demo
 from subjectgen.runner.cli.generate import generate
@@ -53,9 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line. Mistakes a user can repair end in one message and exit code 2."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given
-    for stream in (sys.stdout, sys.stderr):  # letters that the terminal lacks are spelt out, not fatal
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
+    tolerate_letters(sys.stdout, sys.stderr)
     try:
         app([argument for argument in given if argument != "--debug"])
     except BrokenPipeError:

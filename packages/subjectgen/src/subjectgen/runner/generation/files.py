@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from subjectgen.core import InputError, Reference, Sample, SubjectgenError
-from subjectgen.core.files import slug
+from subjectgen.core.naming import slug
 from subjectgen.runner.generation.batches import Step
 from subjectgen.runner.generation.pipeline import Finished, SubjectPipeline
 from subjectgen.runner.generation.records import record

@@ -14,7 +14,17 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from subjectgen.core import InputError, Reference, Sample, load_reference, resolve_checkpoint
+from subjectgen.core import (
+    InputError,
+    Reference,
+    Sample,
+    as_list,
+    as_seeds,
+    load_reference,
+    resolve_checkpoint,
+    valid_text,
+)
+from subjectgen.core.decoding import ImageSource
 from subjectgen.core.images import to_pil
 from subjectgen.core.plugins import Plugins
 from subjectgen.runner.generation.batches import Step, batches, image_size
@@ -29,7 +39,7 @@ from subjectgen.runner.system.lazy import Lazy
 from subjectgen.runner.system.system import System
 from subjectgen.runner.system.trained import RESOLVED, load_trained, trained_folder, warn_of_other_encoders
 
-ReferenceLike = str | os.PathLike[str] | bytes | Image.Image | Tensor | Reference | Any
+ReferenceLike = ImageSource | Reference
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -142,9 +152,11 @@ class SubjectPipeline:
         Raises:
             InputError: No prompt, an unreadable reference, one that no part reads, a size that does not fit.
         """
-        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        prompts = [valid_text(text, "prompt") for text in as_list(prompt, "prompt")]
         check_prompts(prompts)
-        loaded = tuple(one if isinstance(one, Reference) else load_reference(one) for one in as_list(references))
+        loaded = tuple(
+            one if isinstance(one, Reference) else load_reference(one) for one in as_list(references, "references")
+        )
         samples = [Sample(prompt=text, references=loaded) for text in prompts]
         check_read(self.system, samples)
         seeds = as_seeds(seed)
@@ -216,16 +228,6 @@ def vary(system: System, experiment: Experiment) -> System:
         return system.with_schedule(experiment)
     reuse = system if system.trained else None
     return SubjectPipeline.from_experiment(experiment, device=str(system.device), reuse=reuse).system
-
-
-def as_list(value: Any) -> list[Any]:
-    """One picture, or several."""
-    return list(value) if isinstance(value, (list, tuple)) else [value]
-
-
-def as_seeds(value: Any) -> list[int]:
-    """Seeds."""
-    return [value] if isinstance(value, int) else [int(one) for one in value]
 
 
 @torch.no_grad()

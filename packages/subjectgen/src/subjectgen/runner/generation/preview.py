@@ -10,7 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from subjectgen.core import InputError
-from subjectgen.core.files import atomic_write, check_writable
+from subjectgen.core.disks import check_writable
+from subjectgen.core.files import atomic_write
 from subjectgen.core.images import to_pil
 from subjectgen.runner.generation.batches import Step
 from subjectgen.runner.generation.pipeline import SubjectPipeline, decoded
@@ -30,7 +31,7 @@ def check_preview(path: Path) -> None:
         raise InputError(f"--preview: got {path}; expected a file that ends in {', '.join(SUFFIXES)}")
     if path.is_dir():
         raise InputError(f"--preview: {path} is a folder; expected a file")
-    check_writable(path.parent)
+    check_writable(path.parent, what="--preview")
 
 
 class Preview:

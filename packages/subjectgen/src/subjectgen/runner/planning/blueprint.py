@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from subjectgen.backbones.single_file import architecture
 from subjectgen.core import CheckpointError, Config, Part, SubjectgenError
-from subjectgen.runner.planning.shipped import find_config, is_local
+from subjectgen.runner.planning.shipped import Shipped, is_local
 from subjectgen.runner.planning.stand_ins import StandIns
 from subjectgen.runner.system.build import build_system
 from subjectgen.runner.system.experiment import Experiment
@@ -30,23 +30,24 @@ def build_blueprint(experiment: Experiment) -> System:
     Raises:
         CheckpointError: A hub id whose sizes are not known without a download.
     """
+    shipped = Shipped(experiment.plugins)
 
     def make(part: Part, **runtime: Any) -> Any:
         if part.kind not in WEIGHTY:
             return part.build(**runtime)
         try:
-            return _without_weights(part.target, part.config)
+            return _without_weights(part.target, part.config, shipped)
         except SubjectgenError as error:
             raise experiment.loaded.error(part.where, str(error)) from error
 
     return build_system(experiment, device="meta", make=make)
 
 
-def _without_weights(target: Any, config: Config) -> Any:
+def _without_weights(target: Any, config: Config, shipped: Shipped) -> Any:
     with torch.device("meta"):
         if hasattr(target, "planned"):
-            return target.planned(config, StandIns())
-        sized = _sized(config)
+            return target.planned(config, StandIns(shipped))
+        sized = _sized(config, shipped)
         if sized is not None:
             return target(sized)
     checkpoint = getattr(config, "checkpoint", None)
@@ -63,12 +64,12 @@ def _without_weights(target: Any, config: Config) -> Any:
     return target(config)
 
 
-def _sized(config: Config) -> Config | None:
+def _sized(config: Config, shipped: Shipped) -> Config | None:
     """The config with an architecture in place of its checkpoint; ``None`` if it has no such option or file."""
     fields, checkpoint = type(config).model_fields, getattr(config, "checkpoint", None)
     if "architecture" not in fields or checkpoint is None:
         return config if "architecture" in fields else None
-    found = _sizes(checkpoint, getattr(config, "subfolder", None) or "")
+    found = _sizes(checkpoint, getattr(config, "subfolder", None) or "", shipped)
     nothing = {"checkpoint": None, "subfolder": None, "revision": None, "compile": False}
     unused = {name: value for name, value in nothing.items() if name in fields}
     for kind in _kinds(fields["architecture"].annotation):
@@ -79,10 +80,10 @@ def _sized(config: Config) -> Config | None:
     return None
 
 
-def _sizes(checkpoint: str, subfolder: str) -> dict[str, Any]:
+def _sizes(checkpoint: str, subfolder: str, shipped: Shipped) -> dict[str, Any]:
     """Of a folder or a hub id from its ``config.json``, of a FLUX file from its header."""
     file = Path(checkpoint).expanduser()
-    return architecture(file) if file.is_file() else find_config(checkpoint, subfolder) or {}
+    return architecture(file) if file.is_file() else shipped.find(checkpoint, subfolder) or {}
 
 
 def _kinds(annotation: Any) -> list[type[BaseModel]]:

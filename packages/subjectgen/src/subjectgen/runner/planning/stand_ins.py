@@ -9,7 +9,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from subjectgen.core import CheckpointError
-from subjectgen.runner.planning.shipped import find_config, read_config
+from subjectgen.runner.planning.shipped import Shipped
 
 _UNKNOWN, _END, _PADDING = "<unk>", "</s>", "<pad>"
 _CHAT = (
@@ -23,13 +23,16 @@ _CHAT = (
 class StandIns:
     """Given to ``planned`` of a component: sizes from files, and a tokenizer that takes one token per word."""
 
+    def __init__(self, shipped: Shipped) -> None:
+        self._shipped = shipped
+
     def config(self, checkpoint: str, subfolder: str = "") -> dict[str, Any]:
         """``config.json`` of a checkpoint or one of its folders.
 
         Raises:
             CheckpointError: Its sizes are not known without a download, or the file is missing.
         """
-        return read_config(checkpoint, subfolder)
+        return self._shipped.read(checkpoint, subfolder)
 
     def preprocessor(self, checkpoint: str) -> dict[str, Any]:
         """``preprocessor_config.json``, or the image processor in ``processor_config.json``.
@@ -37,9 +40,9 @@ class StandIns:
         Raises:
             CheckpointError: The checkpoint has neither.
         """
-        found = find_config(checkpoint, filename="preprocessor_config.json")
+        found = self._shipped.find(checkpoint, filename="preprocessor_config.json")
         if found is None:
-            found = (find_config(checkpoint, filename="processor_config.json") or {}).get("image_processor")
+            found = (self._shipped.find(checkpoint, filename="processor_config.json") or {}).get("image_processor")
         if found is None:
             raise CheckpointError(f"checkpoint {checkpoint!r} has no preprocessor_config.json")
         return found

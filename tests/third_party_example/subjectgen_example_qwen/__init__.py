@@ -1,0 +1,1 @@
+"""A backbone written outside of subjectgen, of another family than FLUX."""
