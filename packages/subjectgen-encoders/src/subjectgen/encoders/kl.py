@@ -30,7 +30,7 @@ class KLConfig(CheckpointConfig):
     """Data type of the weights; there is no float16, in which FLUX's autoencoder overflows."""
     deterministic: ChangesResults[bool] = True
     """Take the posterior's mode. ``false`` draws from it: a reference's draw follows from its own pixels, a training
-    target's from the run's seed and its position, so that what is drawn can be drawn again."""
+    target's from the generator that the run gives, so that what is drawn can be drawn again."""
     patch_size: ChangesResults[int] = Field(default=2, ge=1)
     """Latent pixels per token of the backbone along one axis, 2 for FLUX: sides of all pictures are multiples of as
     many latent pixels."""

@@ -74,17 +74,17 @@ class Denoising:
 
     def ready(self) -> Denoising:
         """The same with the conditions of all steps and what references say computed; the backbone is in its place."""
-        backbone, device = self.system.backbone, self.system.residency
-        inputs = _with_references(backbone, self.inputs)
-        if not isinstance(backbone, Prepares) or not device.whole_backbone:
-            return replace(self, inputs=inputs)
+        backbone = self.system.backbone
+        if not isinstance(backbone, Prepares) or not self.system.residency.whole_backbone:
+            return replace(self, inputs=_with_references(backbone, self.inputs))
         steps = [(t, self.inputs[self.passes(t)]) for t in self.times[:-1]]
         conditions = {
             (t, id(streams.pooled), stage.embedded): StepConditions(t, streams.pooled, stage.embedded)
             for t, stage in steps
             for streams in stage.streams
         }
-        return replace(self, inputs=inputs, backbone=backbone.prepare(list(conditions.values())))
+        prepared = backbone.prepare(list(conditions.values()))
+        return replace(self, inputs=_with_references(prepared, self.inputs), backbone=prepared)
 
 
 @torch.no_grad()

@@ -175,9 +175,7 @@ def _check_resolved(system: System, folder: Path) -> None:
     for where, module in system.branch_modules().items() if stored else ():
         then, now = stored["resolved"].get(where, {}), _resolved(module)
         for key in differences(then, now, now):
-            raise CheckpointError(
-                f"{folder}: trained with {where}.{key}: {then[key]}; the experiment says {now.get(key)}: {_WAY_OUT}"
-            )
+            raise CheckpointError(f"{folder}: {_refusal(f'{where}.{key}', then[key], now.get(key))}")
 
 
 def _problems(part: Part, then: Mapping[str, Any], resolved: Mapping[str, Any]) -> Iterator[str]:
@@ -188,14 +186,18 @@ def _problems(part: Part, then: Mapping[str, Any], resolved: Mapping[str, Any]) 
     for key in differences(then["weights"], now["weights"], defaults(type(part.config))):
         if key in resolved or any(known.startswith(f"{key}.") for known in resolved):
             continue
-        was, has = (json.dumps(one["weights"].get(key)) for one in (then, now))
-        yield (
-            f"trained with {part.where}.{key}: {was}; the experiment says {has}, under which these weights mean "
-            f"something else: --set {part.where}.{key}={was}, or {_WAY_OUT}"
-        )
+        yield _refusal(f"{part.where}.{key}", then["weights"].get(key), now["weights"].get(key))
 
 
 _WAY_OUT = "train again"
+
+
+def _refusal(key: str, then: Any, now: Any) -> str:
+    was, has = json.dumps(then), json.dumps(now)
+    return (
+        f"trained with {key}: {was}; the experiment says {has}, under which these weights mean something else: "
+        f"--set {key}={was}, or {_WAY_OUT}"
+    )
 
 
 def _stored(file: Path) -> dict[str, Any] | None:
