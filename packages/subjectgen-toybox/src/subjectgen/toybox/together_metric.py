@@ -76,7 +76,7 @@ class TogetherScores(Gallery):
         numbers = self.numbers(sample, "toys", toys if isinstance(toys, list) else [toys])
         if len(numbers) != len(self.config.crops):
             raise InputError(
-                f"sample {sample.key!r}: toys: got {len(numbers)}; expected one per crop, {len(self.config.crops)}"
+                f"sample {sample.key!r}: toys: got {toys}; expected one per crop, {len(self.config.crops)}"
             )
         return str(sample.fact("scene")), numbers
 
