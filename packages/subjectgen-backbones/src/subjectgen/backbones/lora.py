@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from subjectgen.backbones.lora_files import METADATA_KEY, PREFIX, LoRAFile, read_lora
-from subjectgen.core import ChangesResults, ChangesWeights, CheckpointError, Config
+from subjectgen.core import ChangesWeights, CheckpointError, Config
 from subjectgen.core.files import atomic_write
 
 ADAPTER = "default"
@@ -44,8 +44,6 @@ class LoRASettings(Config):
     targets: ChangesWeights[Literal["attention", "attention_and_proj_out"]] = "attention"
     """``attention``: all attention projections of double and single blocks. ``attention_and_proj_out``: also the
     output projection of single blocks, as in UNO, which mixes attention and MLP."""
-    dropout: ChangesResults[float] = Field(default=0.0, ge=0, lt=1)
-    """Dropout on the adapter's input in training."""
 
     @property
     def effective_alpha(self) -> float:
@@ -68,7 +66,6 @@ def add_lora(transformer: FluxTransformer2DModel, settings: LoRASettings) -> Non
     adapter = LoraConfig(
         r=settings.rank,
         lora_alpha=settings.effective_alpha,
-        lora_dropout=settings.dropout,
         target_modules=TARGETS[settings.targets],
         init_lora_weights="gaussian",  # as UNO and diffusers' own FLUX trainers
     )
@@ -95,7 +92,6 @@ def save_lora(transformer: nn.Module, settings: LoRASettings, path: Path) -> Non
     description = {
         "r": settings.rank,
         "lora_alpha": settings.effective_alpha,
-        "lora_dropout": settings.dropout,
         "target_modules": sorted({re.sub(r"\.lora_[AB]\.weight$", "", n).removeprefix(PREFIX) for n in tensors}),
     }
     header = {"format": "pt", METADATA_KEY: json.dumps({PREFIX + key: value for key, value in description.items()})}
