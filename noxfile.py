@@ -170,10 +170,16 @@ def test_alone(session: nox.Session, distribution: str) -> None:
 
 @nox.session(requires=["wheels"])
 def template(session: nox.Session) -> None:
-    """Render every kind of plugin, install each beside our wheels, run its tests and its experiment."""
+    """Render every kind of plugin, install it beside our wheels, run its tests and its experiment."""
     install_wheels(session, "torch")
-    install_wheels(session, "copier", "hatchling", "pip", "ruff", RUNNER, "subjectgen-core[testing]")
-    session.run("pytest", "tests/test_template.py", *session.posargs, env=environment())
+    install_wheels(session, "copier")
+    plugin = Path(session.create_tmp()).resolve() / "plugin"
+    shutil.rmtree(plugin, ignore_errors=True)
+    answers = ("--data", "kind=metric", "--data", "name=first_metric")
+    session.run("copier", "copy", "--quiet", "--defaults", *answers, str(TEMPLATE), str(plugin))
+    # What a plugin declares is all that the others' tests have, but for the tools that render and install.
+    install_wheels(session, f"{plugin}[testing]", "hatchling", "pip", "pytest-xdist")
+    session.run("pytest", *parallel(), "tests/test_template.py", *session.posargs, env=environment())
 
 
 @nox.session(reuse_venv=True)

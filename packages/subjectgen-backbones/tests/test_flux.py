@@ -9,10 +9,10 @@ from pydantic import ValidationError
 from torch.overrides import TorchFunctionMode
 
 from subjectgen.backbones.flux import FluxBackbone
+from subjectgen.backbones.options import FluxArchitecture
 from subjectgen.backbones.packing import pack_latents, unpack_latents
 from subjectgen.backbones.positions import grid_position_ids, reference_position_ids
 from subjectgen.backbones.reference_tokens import ReferenceTokensInjector
-from subjectgen.backbones.transformer import FluxArchitecture
 from subjectgen.core import CheckpointError, ComponentError, InputError, Latents
 from subjectgen.testing.backbone import make_streams, velocity
 

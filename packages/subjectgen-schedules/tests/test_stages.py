@@ -36,13 +36,10 @@ def test_stages_of_ones_own():
 
 
 ALL = dict.fromkeys(BRANCHES, EVERYTHING)
+RISING = ((0.2, "a"), (0.5, "b"), (0.0, "c"))
 WRONG = {
     "different names": [Stage(name="a", until=0.5, sees=ALL), Stage(name="a", sees=ALL)],
-    "boundaries that fall": [
-        Stage(name="a", until=0.2, sees=ALL),
-        Stage(name="b", until=0.5, sees=ALL),
-        Stage(name="c", sees=ALL),
-    ],
+    "boundaries that fall": [Stage(name=name, until=until, sees=ALL) for until, name in RISING],
     "reaches t = 0": [Stage(name="a", until=0.5, sees=ALL)],
     "expected all of layout, detail": [Stage(name="a", sees={"layout": EVERYTHING})],
 }

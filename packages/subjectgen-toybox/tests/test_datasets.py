@@ -1,13 +1,15 @@
 """Toy pictures as samples."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from subjectgen.testing import DatasetContract
-from subjectgen.toybox.captions import random_subject_prompt
-from subjectgen.toybox.datasets import HeldOutToys, ToyPairs, toy_of
+from subjectgen.toybox.captions import SCENE_PHRASES, random_subject_prompt
+from subjectgen.toybox.datasets import HeldOutToys, ToyPairs
 from subjectgen.toybox.renderer import render, subject_masks
-from subjectgen.toybox.world import COLOURS, Draw, random_toy, training_view
+from subjectgen.toybox.world import COLOURS, Draw, Toy, View, held_out_toys, random_toy, training_view
 
 
 class TestToyPairs(DatasetContract):
@@ -42,7 +44,7 @@ def test_every_ordered_pair_of_views_occurs() -> None:
     dataset = ToyPairs(ToyPairs.Config(toys=2, views=4, block=2))
     assert len(dataset) == 2 * 2 * 3
     pairs = {
-        (sample.references[0].name, sample.references[0].image.sum().item(), sample.target.sum().item())
+        (sample.facts["subject"], sample.references[0].image.sum().item(), sample.target.sum().item())
         for sample in (dataset[index] for index in range(len(dataset)))
     }
     assert len(pairs) == len(dataset)
@@ -62,12 +64,41 @@ def test_another_seed_gives_other_pairs() -> None:
     assert not torch.equal(one.target, other.target)
 
 
-def test_held_out_samples_name_their_toy_and_never_repeat_the_references_scene() -> None:
-    dataset = HeldOutToys(HeldOutToys.Config(toys=4, scenes=3))
+def test_held_out_samples_say_what_they_show_and_never_repeat_the_references_scene() -> None:
+    dataset = HeldOutToys(HeldOutToys.Config(toys=4, scenes=3, seed=5))
+    toys = held_out_toys(4, seed=5)
     for index in range(len(dataset)):
-        number = index // 3
-        assert toy_of(dataset[index].references[0].name) == number
-        assert dataset.target_views[number][index % 3].scene != dataset.reference_views[number].scene
+        sample, number = dataset[index], index // 3
+        facts, (reference,) = sample.facts, sample.facts["references"]
+        assert (facts["toy"], facts["subject"], facts["held_out_seed"]) == (number, f"toy-{number:03d}", 5)
+        assert sample.key == f"toy-{number:03d}-{facts['scene']}-{index % 3}"
+        shown = Toy(
+            **{key: facts[key] for key in ("shape", "colour", "second_colour", "pattern", "part", "part_colour")}
+        )
+        assert shown.words == toys[number].words
+        assert facts["class"] == toys[number].shape
+        assert SCENE_PHRASES[facts["scene"]] in sample.prompt
+        assert reference["scene"] != facts["scene"]
+        assert not facts["same_pose"]
+        drawn = View(**{key: facts[key] for key in ("scene", "azimuth", "polar", "accessory")})
+        wanted = dataset.target_views[number][index % 3]
+        assert drawn == replace(wanted, offset=(0.0, 0.0), seed=0)
+
+
+def test_pairs_say_what_they_show() -> None:
+    dataset, draw = ToyPairs(ToyPairs.Config(toys=1, views=4, seed=7, block=1)), Draw(7 * 1_000_003)
+    toy = random_toy(draw)
+    views = [training_view(draw, toy, accessories=view >= 2) for view in range(4)]
+    sample = dataset[4]  # from view 1 to view 2
+    assert sample.key == "training-toy-00000-from-1-to-2"
+    assert sample.facts["class"] == toy.shape
+    assert sample.facts["training_seed"] == 7
+    assert sample.facts["azimuth"] == views[2].azimuth
+    assert sample.facts["references"] == [
+        {"scene": views[1].scene, "accessory": "nothing", "azimuth": views[1].azimuth, "polar": views[1].polar}
+    ]
+    assert not sample.facts["same_pose"]
+    assert all(one.facts["same_pose"] for one in ToyPairs(ToyPairs.Config(toys=1, views=3, block=1, pairs="intra")))
 
 
 def test_an_index_outside_is_refused() -> None:

@@ -1,16 +1,17 @@
 """Several toys in one picture: the contracts, and what right, swapped, doubled and mixed pictures score."""
 
-import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from statistics import fmean
 
 import pytest
 import torch
 from torch import Tensor
 
-from subjectgen.core import ConfigError, InputError, Reference, Sample, place_references
+from subjectgen.core import ConfigError, InputError, Sample, place_references
 from subjectgen.testing import DatasetContract, MetricContract
-from subjectgen.toybox.captions import scene_of
-from subjectgen.toybox.datasets import HeldOutToys, toy_of
+from subjectgen.toybox.captions import SCENE_PHRASES
+from subjectgen.toybox.datasets import HeldOutToys
 from subjectgen.toybox.renderer import render
 from subjectgen.toybox.together import ToysTogether
 from subjectgen.toybox.together_metric import TogetherScores
@@ -32,8 +33,9 @@ def fresh() -> TogetherScores:
 
 def shown(sample: Sample) -> list[int]:
     """Numbers of the sample's toys."""
-    numbers = [toy_of(reference.name) for reference in sample.references]
-    return [number for number in numbers if number is not None]
+    numbers = sample.facts["toys"]
+    assert isinstance(numbers, list)
+    return numbers
 
 
 def wide(left: Tensor, right: Tensor) -> Tensor:
@@ -45,16 +47,21 @@ def wide(left: Tensor, right: Tensor) -> Tensor:
 
 def drawn(sample: Sample, toys: list[Toy]) -> Tensor:
     """A real picture of toys in the prompted scene."""
-    draw, scene = Draw(len(sample.prompt) + shown(sample)[0]), scene_of(sample.prompt)
+    draw, scene = Draw(len(sample.prompt) + shown(sample)[0]), sample.facts["scene"]
     left, right = render(toys, [random_view(draw, scene=scene, accessories=False) for _ in toys])
     return wide(left, right)
 
 
 def scores(metric: TogetherScores, samples: list[Sample], choose: Callable[[list[int]], list[int]]) -> dict[str, float]:
     """What pictures get that show ``choose`` of the wanted toys."""
-    metric = copy.deepcopy(metric)
-    metric.update(samples, [drawn(s, [TOYS[number] for number in choose(shown(s))]) for s in samples])
-    return dict(metric.compute())
+    pictures = [drawn(s, [TOYS[number] for number in choose(shown(s))]) for s in samples]
+    return reduced(metric, samples, pictures)
+
+
+def reduced(metric: TogetherScores, samples: Sequence[Sample], pictures: Sequence[Tensor]) -> dict[str, float]:
+    """Mean of each score over the rows."""
+    rows = metric.measure(samples, pictures)
+    return {name: fmean(value for row in rows if (value := row[name]) is not None) for name in metric.scores}
 
 
 class TestToysTogether(DatasetContract):
@@ -64,9 +71,12 @@ class TestToysTogether(DatasetContract):
 
 
 class TestTogetherScores(MetricContract):
+    tolerance = 1e-6
+    needs = ("toys", "held_out_seed", "scene")
+
     @pytest.fixture
-    def new_metric(self, fresh: TogetherScores) -> Callable[[], TogetherScores]:
-        return lambda: copy.deepcopy(fresh)
+    def metric(self, fresh: TogetherScores) -> TogetherScores:
+        return fresh
 
     @pytest.fixture
     def cases(self, samples: list[Sample]) -> list[tuple[Sample, Tensor]]:
@@ -75,18 +85,19 @@ class TestTogetherScores(MetricContract):
     @pytest.fixture
     def known(
         self, samples: list[Sample], fresh: TogetherScores
-    ) -> tuple[list[tuple[Sample, Tensor]], dict[str, float]]:
-        """The references exchanged: no prompted scene, no identity, and the judge's own word on the rest."""
-        cases = []
-        right = dict.fromkeys(("shape", "pattern", "part", "colour"), 0)
+    ) -> tuple[list[tuple[Sample, Tensor]], list[dict[str, float]]]:
+        """The references exchanged: no wanted scene, no identity, and the judge's own word on the rest."""
+        cases, rows = [], []
         for sample in samples[:4]:
             exchanged = torch.stack([reference.image for reference in reversed(sample.references)])
             cases.append((sample, wide(*exchanged)))
-            for row, number in zip(fresh.judge.verdicts(exchanged), shown(sample), strict=True):
-                for name in right:
-                    right[name] += row[name] == getattr(TOYS[number], name)
-        expected = {f"{name}_accuracy": count / 8 for name, count in right.items()}
-        return cases, expected | {"identity_top1": 0.0, "both_right": 0.0, "swapped": 1.0, "scene_accuracy": 0.0}
+            row = {"identity_top1": 0.0, "both_right": 0.0, "swapped": 1.0, "scene_accuracy": 0.0}
+            verdicts = fresh.judge.verdicts(exchanged)
+            for name in ("shape", "pattern", "part", "colour"):
+                right = [v[name] == getattr(TOYS[n], name) for v, n in zip(verdicts, shown(sample), strict=True)]
+                row[f"{name}_accuracy"] = sum(right) / 2
+            rows.append(row)
+        return cases, rows
 
 
 def test_toys_of_a_picture_differ_in_family_and_colour_and_no_reference_is_in_the_scene() -> None:
@@ -96,7 +107,10 @@ def test_toys_of_a_picture_differ_in_family_and_colour_and_no_reference_is_in_th
         one, other = shown(sample)
         assert one // 4 != other // 4
         assert dataset.toys[one].colour != dataset.toys[other].colour
-        assert scene_of(sample.prompt) not in {dataset.reference_views[one].scene, dataset.reference_views[other].scene}
+        scene = sample.facts["scene"]
+        assert scene not in {view["scene"] for view in sample.facts["references"]}
+        assert SCENE_PHRASES[scene] in sample.prompt
+        assert sample.key == f"toys-{one:03d}-{other:03d}-{scene}-{index % 3}"
         assert sample.prompt.startswith("the toy ")
     prompts = [dataset[index].prompt for index in range(len(dataset))]
     assert len(set(prompts[:3])) == 3
@@ -107,10 +121,14 @@ def test_toys_of_a_picture_differ_in_family_and_colour_and_no_reference_is_in_th
 
 def test_references_are_those_of_held_out_toys() -> None:
     alone, together = HeldOutToys(HeldOutToys.Config(toys=12, scenes=1)), ToysTogether(ToysTogether.Config(toys=12))
-    for reference in together[0].references:
-        number = toy_of(reference.name)
-        assert number is not None
+    facts = together[0].facts
+    assert facts["subjects"] == [f"toy-{number:03d}" for number in facts["toys"]]
+    assert facts["classes"] == [alone[number].facts["class"] for number in facts["toys"]]
+    for number, reference, shows in zip(facts["toys"], together[0].references, facts["references"], strict=True):
         known = alone[number].references[0]
+        assert {key: shows[key] for key in ("scene", "azimuth", "polar", "accessory")} in alone[number].facts[
+            "references"
+        ]
         assert torch.equal(reference.image, known.image)
         assert reference.subject_mask is not None
         assert known.subject_mask is not None
@@ -144,14 +162,15 @@ def test_wrong_sizes_are_refused() -> None:
 
 
 def test_real_renders_in_their_places_score_as_the_judge_does(samples: list[Sample], fresh: TogetherScores) -> None:
-    given, judge = scores(fresh, samples, lambda numbers: numbers), fresh.judge_accuracy()
+    given, judge = scores(fresh, samples, lambda numbers: numbers), fresh.calibrate()
     assert given["identity_top1"] >= 0.95
     assert given["both_right"] >= 0.9
     assert given["swapped"] == 0
     assert given["scene_accuracy"] >= 0.95
     assert given["shape_accuracy"] >= 0.85
     assert given["colour_accuracy"] >= 0.85
-    assert judge["identity_judge"] >= 0.9
+    assert set(judge) == {"scene_accuracy", "shape_accuracy", "identity_top1"}
+    assert judge["identity_top1"] >= 0.9
 
 
 def test_swapped_pictures_are_all_swapped(samples: list[Sample], fresh: TogetherScores) -> None:
@@ -177,22 +196,19 @@ def test_other_toys_of_the_same_colours_are_wrong_but_not_swapped(samples: list[
 
 
 def test_a_scene_in_one_half_only_is_no_scene(samples: list[Sample], fresh: TogetherScores) -> None:
-    metric = copy.deepcopy(fresh)
     halves = [wide(drawn(s, [TOYS[n] for n in shown(s)])[:, :, :64], s.references[1].image) for s in samples[:6]]
-    metric.update(samples[:6], halves)
-    assert metric.compute()["scene_accuracy"] == 0
+    assert reduced(fresh, samples[:6], halves)["scene_accuracy"] == 0
 
 
 def test_samples_and_pictures_that_do_not_fit_are_refused(samples: list[Sample], fresh: TogetherScores) -> None:
-    metric, picture = copy.deepcopy(fresh), torch.rand(3, 64, 176)
-    alone = Sample(prompt="the toy at night", references=samples[0].references[:1])
-    stranger = Reference(image=torch.rand(3, 8, 8))
-    with pytest.raises(InputError, match="has 1 references; expected one per crop, 2"):
-        metric.update([alone], [picture])
-    with pytest.raises(InputError, match="toy-000 to toy-031"):
-        metric.update([Sample(prompt="the toy at night", references=(stranger,) * 2)], [picture])
-    with pytest.raises(InputError, match="names no scene"):
-        metric.update([Sample(prompt="the toy", references=samples[0].references)], [picture])
-    with pytest.raises(InputError, match=r"crops\.1: reaches to column 164 and row 64; the image is 64 wide"):
-        metric.update(samples[:1], [torch.rand(3, 64, 64)])
-    assert metric.compute() == {}, "nothing was counted"
+    picture, sample = torch.rand(3, 64, 176), samples[0]
+
+    def refused(message: str, image: Tensor = picture, **facts: object) -> None:
+        with pytest.raises(InputError, match=message):
+            fresh.measure([replace(sample, facts={**sample.facts, **facts})], [image])
+
+    refused(rf"{sample.key}.*toys: got \[0\]; expected one per crop, 2", toys=[0])
+    refused("toys: got .*expected numbers of held-out toys, 0 to 31", toys=[0, 32])
+    refused("toys: got 5; expected one per crop", toys=5)
+    refused("held_out_seed: got 1", held_out_seed=1)
+    refused(r"crops\.1: reaches to column 164 and row 64; the image of sample .* is 64 wide", torch.rand(3, 64, 64))

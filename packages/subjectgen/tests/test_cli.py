@@ -36,7 +36,7 @@ def test_check_prints_the_resolved_tree(run, write) -> None:
     code, out, _ = run("check", write(), "--json")
     tree = json.loads(out)
     assert code == 0
-    assert tree["branches"]["mllm"]["aggregator"]["form"] == "factored"
+    assert tree["branches"]["mllm"]["aggregator"]["blocks"] == 1
     assert tree["schedule"]["tau1"] == 0.7
 
 

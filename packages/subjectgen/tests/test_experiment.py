@@ -46,7 +46,7 @@ def test_all_mistakes_of_a_file_are_told_at_once(write, plugins) -> None:
 def test_every_part_is_typed_and_knows_where_it_stands(write, plugins) -> None:
     read = Experiment.read(write({"comparisons": COMPARISON}), plugins=plugins)
     found = {part.where: part for part in read.parts}
-    assert found["branches.mllm.aggregator"].config.form == "factored"
+    assert found["branches.mllm.aggregator"].config.blocks == 1
     assert found["comparisons.toys.metrics.0"].kind == "metrics"
     assert found["training.dataset"].name == "toy_pairs"
     assert "tiny.yaml:" in found["schedule"].place

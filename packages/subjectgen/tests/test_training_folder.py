@@ -14,11 +14,12 @@ from hypothesis import given, settings, strategies as st
 from safetensors.torch import load_file, save_file
 
 from subjectgen.core import CheckpointError, InputError
+from subjectgen.runner.cli.main import main
 from subjectgen.runner.system.build import build_system
 from subjectgen.runner.system.trained import load_trained
 from subjectgen.runner.training.data_fingerprint import data_fingerprint
 from subjectgen.runner.training.interruption import Interrupted
-from subjectgen.runner.training.run_directory import RunDirectory
+from subjectgen.runner.training.run_directory import RunDirectory, anchored
 from subjectgen.runner.training.trainer import train
 
 FILES = ["experiment.yaml", "metrics.jsonl", "run.json", "trained"]
@@ -67,12 +68,27 @@ def test_a_run_names_its_own_weights_and_never_inherited_ones(run, tiny_experime
     changes = {"trained": str(run), "training": {"phases": [{"steps": 1}], "learning_rate": 1e-12}}
     tuned = train(tiny_experiment(changes), tmp_path / "tuned").folder
     assert capsys.readouterr().err.count("starting from the trained parts of") == 1
-    assert yaml.safe_load((tuned / "experiment.yaml").read_text())["trained"] == "trained"
+    assert yaml.safe_load((tuned / "experiment.yaml").read_text())["trained"] == "./trained"
     assert json.loads((tuned / "run.json").read_text())["started_from"].endswith("run")
     before, after = weights(run), weights(tuned)
     assert before.keys() == after.keys()
     for name, value in before.items():
         torch.testing.assert_close(after[name], value)
+
+
+def test_paths_of_a_run_hold_wherever_it_is_moved_with_its_neighbours(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    tree = {"a": [{"checkpoint": str(tmp_path / "weights" / "vae")}], "b": "/elsewhere/vae", "c": "./x", "d": 1}
+    found = anchored(tree, tmp_path / "runs" / "one")
+    assert found == {**tree, "a": [{"checkpoint": "./../../weights/vae"}]}
+
+
+def test_a_run_cannot_be_resumed_yet_and_says_so(tmp_path, capsys) -> None:
+    """Fault O8: "Possible options: --set"."""
+    with pytest.raises(SystemExit) as ended:
+        main(["train", "demo", "--out", str(tmp_path / "run"), "--resume"])
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.startswith("error: --resume: not yet; to go on from a run's weights: --set trained=")
 
 
 def test_the_weights_of_a_run_load(run, tiny_experiment) -> None:

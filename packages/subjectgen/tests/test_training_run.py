@@ -90,6 +90,14 @@ def test_a_run_is_a_plain_loop(tiny, tiny_experiment, tmp_path) -> None:
         torch.testing.assert_close(trained.trainable()[name], value)
 
 
+def test_training_can_learn(tiny_experiment, tmp_path) -> None:
+    """Over-fit one pair: the loss at the end is well below that at the start."""
+    options = {"dataset": {"count": 1}, "phases": [{"steps": 200}], "learning_rate": 0.03, "log_every": 50}
+    changes = {"training": options, "schedule": {"dropout": {"table": []}}}
+    log = read_log(train(tiny_experiment(changes), tmp_path / "run").folder)
+    assert log[-1]["loss"] < 0.8 * log[0]["loss"]
+
+
 # -------------------------------------------------------------------------------------------- order, rates, phases
 
 

@@ -135,6 +135,11 @@ def test_samples_show_the_subjects_of_their_prompt(folder: Path) -> None:
     dataset = bench(folder, pairs=40, triplets=16, seed=5)
     for case, sample in zip(dataset.cases, dataset, strict=True):
         assert tuple(subject.type for subject in case.subjects) == case.combination.types
+        assert sample.facts["subjects"] == [subject.name for subject in case.subjects]
+        assert sample.facts["categories"] == list(case.combination.types)
+        assert all(word in sample.prompt for word in sample.facts["classes"])
+        assert sample.facts["combination"] == case.combination.name
+        assert sample.facts["variation"] in sample.prompt
         assert sample.prompt == case.prompt
         assert sample.target is None
         assert len({subject.name for subject in case.subjects}) == len(case.subjects)
@@ -181,6 +186,16 @@ def test_a_type_is_drawn_alike_whatever_else_is_wanted(folder: Path) -> None:
 
     alone, among = bench(folder, types=("object+object",), pairs=60), bench(folder)
     assert of_type(alone) == of_type(among)[:60]
+    assert [alone[index].key for index in (0, 59)] == ["object-object-001-0", "object-object-010-5"]
+    assert len({case.key for case in among.cases}) == 888
+
+
+def test_keys_differ_where_sets_come_again(tmp_path: Path) -> None:
+    for number in range(2):
+        save(tmp_path / "object" / f"thing {number}.png", number)
+    with pytest.warns(UserWarning, match="repeat"):
+        cases = bench(tmp_path, types=("object+object",), pairs=18).cases
+    assert len({case.key for case in cases}) == 18
 
 
 def test_all_sets_are_used_before_one_comes_again(folder: Path) -> None:

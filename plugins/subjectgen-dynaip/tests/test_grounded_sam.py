@@ -332,7 +332,7 @@ def test_bad_checkpoints_are_named(part: str, new_finder: Any, request: Any, tmp
         "bart": "does not exist; did you mean 'bert'",
         "bert": "holds a model of type 'bert', expected '(grounding-dino|sam)'",
         "empty": "has no config.json",
-        "incomplete": f"lacks 1 weights of the model, the first is '{dropped}'",
+        "incomplete": rf"lacks \d+ weights of the model, the first is '{dropped}'",
         "truncated": "model.safetensors is truncated or damaged",
         "no-processor": "has no files of .*Processor, found .*; expected processor_config.json",
         "pickled": "may be a pickle",

@@ -91,7 +91,11 @@ def test_a_cross_pair_keeps_its_reference_and_fits_its_target(write: Write) -> N
     assert torch.equal(reference.subject_mask, load_mask(folder / "a-mask.png"))
     assert reference.region_mask is None
     assert torch.equal(dataset[0].target, fit_image(load_reference(folder / "b.png").image, 16, "crop"))
-    assert [sample.references[0].name for sample in dataset] == [None, "duck"]
+    files = {key: CROSS[key] for key in ("reference", "reference_mask", "target")}
+    assert [sample.facts for sample in dataset] == [
+        {"line": 1, "files": files},
+        {"subject": "duck", "line": 2, "files": files},
+    ]
 
 
 def test_a_reference_without_a_mask(write: Write) -> None:
@@ -143,6 +147,7 @@ def test_a_broken_line_is_an_error_or_left_out(line: str, message: str, write: W
     with pytest.warns(UserWarning, match=rf"1 of 3 lines .* left out, such as\n  .*:3: {message}"):
         dataset = IntraPairs(IntraPairs.Config(folder=folder, size=8))
     assert [dataset[place].prompt for place in range(len(dataset))] == [INTRA["caption"], "last"]
+    assert [dataset[place].key for place in range(len(dataset))] == ["line-000001", "line-000004"]
 
 
 def test_one_warning_counts_all_and_shows_three(write: Write) -> None:

@@ -15,7 +15,7 @@ from parts.session import ROOT, Session
 from parts.stand_ins import StandIns as LocalPlugin
 from subjectgen.backbones.compilation import VARIANTS, compile_blocks
 from subjectgen.backbones.flux import FluxBackbone
-from subjectgen.backbones.transformer import FluxArchitecture
+from subjectgen.backbones.options import FluxArchitecture
 from subjectgen.core.plugins import Plugins
 from subjectgen.runner.assemble import System
 from subjectgen.runner.experiment import Experiment, MemorySettings

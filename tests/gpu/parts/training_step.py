@@ -10,12 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from parts.build import compiled, system, use_attention
 from parts.machine import collect
 from parts.session import Session
-from subjectgen.runner.training import Trainer, phase_schedule
+from subjectgen.runner.training.interruption import Interruption
+from subjectgen.runner.training.phases import Phase
+from subjectgen.runner.training.progress import Progress
+from subjectgen.runner.training.run_directory import RunDirectory
+from subjectgen.runner.training.trainer import Trainer
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -23,18 +26,16 @@ class Ready:
     """A trainer before a step."""
 
     trainer: Trainer
-    optimizer: Any
-    parameters: list[nn.Parameter]
-    schedule: Any
+    phase: Phase
 
     def step(self, batch: int) -> Callable[[], object]:
         """One optimizer step on so many samples."""
-        return lambda: self.trainer._step(self.schedule, list(range(batch)), self.parameters, self.optimizer)
+        return lambda: self.trainer.make_step(self.phase, self.trainer.draw(self.phase, list(range(batch))))
 
     def encoding(self, batch: int) -> Callable[[], object]:
         """What the encoders do in a step."""
         branches = self.trainer.system.branches.values()
-        samples = [self.trainer.dataset[number] for number in range(batch)]
+        samples = [self.phase.data.dataset[number] for number in range(batch)]
 
         def run() -> None:
             with torch.no_grad():
@@ -66,19 +67,14 @@ def made_ready(session: Session, checkpointing: str) -> Iterator[Ready]:
     use_attention(built, session.attention)
     if session.compiled:
         compiled(built)
-    with tempfile.TemporaryDirectory() as folder:
-        trainer = Trainer(built, Path(folder) / "run")
-        options, phase = trainer.settings, trainer.settings.phases[0]
-        parameters = list(built.trainable(phase.branches).values())
-        adam = torch.optim.AdamW(parameters, lr=options.learning_rate, weight_decay=options.weight_decay)
-        optimizer = trainer.accelerator.prepare(adam)
-        trainer._set_training(True)
+    with tempfile.TemporaryDirectory() as folder, RunDirectory.claimed(Path(folder) / "run") as run:
+        trainer = Trainer(built, run, progress=Progress(), interruption=Interruption())
+        phase = trainer.phase(0)
+        built.set_training(True)
         try:
-            yield Ready(
-                trainer=trainer, optimizer=optimizer, parameters=parameters, schedule=phase_schedule(built, phase)
-            )
+            yield Ready(trainer=trainer, phase=phase)
         finally:
-            trainer.accelerator.free_memory(optimizer)
+            trainer.accelerator.free_memory(phase.optimizer)
 
 
 def attempt(session: Session, ready: Ready, run: Callable[[], Any]) -> Any:
@@ -86,6 +82,6 @@ def attempt(session: Session, ready: Ready, run: Callable[[], Any]) -> Any:
     with contextlib.suppress(torch.OutOfMemoryError):
         return run()
     # Only here, for the error held what was computed so far.
-    ready.optimizer.zero_grad()
+    ready.phase.optimizer.zero_grad()
     collect(session.device)
     return None

@@ -21,7 +21,17 @@ import torch
 import yaml
 from pydantic import Field, PositiveInt, field_validator
 
-from subjectgen.core import Config as BaseConfig, InputError, Reference, Sample, load_mask, load_reference, nearest
+from subjectgen.core import (
+    ChangesNothing,
+    ChangesResults,
+    Config as BaseConfig,
+    InputError,
+    Reference,
+    Sample,
+    load_mask,
+    load_reference,
+    nearest,
+)
 from subjectgen.core.files import is_hidden, visible_files
 from subjectgen_dynaip.bench_prompts import COMBINATIONS, DATA_TYPES, Box, Combination
 from subjectgen_dynaip.pairs import read_fields
@@ -50,8 +60,15 @@ class Case:
 
     combination: Combination
     subjects: tuple[Subject, ...]
+    number: int
+    """Which of the type's sets of subjects, from 1."""
     variation: int
     """Which of the type's prompts."""
+
+    @property
+    def key(self) -> str:
+        """Such as ``living-object-001-0``: types, set of subjects, prompt."""
+        return f"{'-'.join(self.combination.types)}-{self.number:03d}-{self.variation}"
 
     @property
     def prompt(self) -> str:
@@ -62,6 +79,10 @@ class Case:
 class DynaIPBench:
     """Several subjects and a prompt per sample, drawn from a folder with a seed; no targets.
 
+    Keys are ``living-object-001-0``: combination type, set of subjects, prompt. Facts are ``subjects``, ``classes``
+    (the prompt's words) and ``categories`` (data types), in the order of the references; ``combination``, such as
+    ``living+object``; and ``variation``, what the prompt has the subjects do.
+
     Either the folder has one folder per data type, with pictures ``living/corgi.jpg`` and, where known, masks
     ``living/corgi.mask.png``; prompts then say ``corgi``: the file's name without a number at its end. Or it has a file
     ``subjects.yaml`` with an entry ``corgi: {type: living, class: dog, image: corgi/00.jpg, mask: corgi/00.png}`` per
@@ -71,22 +92,22 @@ class DynaIPBench:
     class Config(BaseConfig):
         """Options of ``dynaip_bench``."""
 
-        folder: Path
+        folder: ChangesNothing[Path]
         """Folder of the subjects."""
-        types: tuple[str, ...] | None = Field(default=None, min_length=1)
+        types: ChangesResults[tuple[str, ...] | None] = Field(default=None, min_length=1)
         """Combination types that are wanted, such as ``living+object``; null: all 14."""
-        pairs: int = Field(default=642, ge=0)
+        pairs: ChangesResults[int] = Field(default=642, ge=0)
         """Samples with two subjects, spread over the wanted types of two."""
-        triplets: int = Field(default=246, ge=0)
+        triplets: ChangesResults[int] = Field(default=246, ge=0)
         """Samples with three subjects, spread over the wanted types of three."""
-        seed: int = Field(default=0, ge=0, lt=2**32)
+        seed: ChangesResults[int] = Field(default=0, ge=0, lt=2**32)
         """Seed of the drawn sets."""
-        regions: Literal["preset", "none"] = "preset"
+        regions: ChangesResults[Literal["preset", "none"]] = "preset"
         """``preset`` gives each subject the part of the picture that the prompt names (left, right, a garment's
         place); ``none`` leaves regions to a finder or to no one."""
-        height: PositiveInt = 1024
+        height: ChangesResults[PositiveInt] = 1024
         """Rows of the preset regions, as in the image that is generated."""
-        width: PositiveInt = 1024
+        width: ChangesResults[PositiveInt] = 1024
         """Columns of the preset regions."""
 
         @field_validator("types")
@@ -119,7 +140,7 @@ class DynaIPBench:
         return len(self.cases)
 
     def __getitem__(self, index: int) -> Sample:
-        """One sample; references are named by their subjects.
+        """One sample.
 
         Raises:
             InputError: A picture or mask that cannot be read.
@@ -128,7 +149,18 @@ class DynaIPBench:
             raise IndexError(index)
         case = self.cases[index]
         placed = zip(case.subjects, case.combination.boxes, strict=True)
-        return Sample(prompt=case.prompt, references=tuple(self._reference(*one) for one in placed))
+        return Sample(
+            key=case.key,
+            prompt=case.prompt,
+            references=tuple(self._reference(*one) for one in placed),
+            facts={
+                "subjects": [subject.name for subject in case.subjects],
+                "classes": [subject.word for subject in case.subjects],
+                "categories": [subject.type for subject in case.subjects],
+                "combination": case.combination.name,
+                "variation": case.combination.variations[case.variation],
+            },
+        )
 
     def _reference(self, subject: Subject, box: Box) -> Reference:
         size = self.config.height, self.config.width
@@ -242,7 +274,7 @@ def _cases(combination: Combination, pools: Mapping[str, Sequence[Subject]], cou
     sets = list(islice(_sets(combination, pools, different, generator), math.ceil(count / prompts)))
     left = torch.randperm(prompts, generator=generator)[: count - prompts * (len(sets) - 1)].sort().values.tolist()
     return [
-        Case(combination=combination, subjects=subjects, variation=variation)
+        Case(combination=combination, subjects=subjects, number=number, variation=variation)
         for number, subjects in enumerate(sets, 1)
         for variation in (left if number == len(sets) else range(prompts))
     ]

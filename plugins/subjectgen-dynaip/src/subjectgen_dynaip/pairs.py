@@ -12,6 +12,7 @@ from abc import ABC, abstractmethod
 from array import array
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -20,6 +21,9 @@ from pydantic import PositiveInt
 from torch import Tensor
 
 from subjectgen.core import (
+    JSON,
+    ChangesNothing,
+    ChangesResults,
     Config,
     InputError,
     Reference,
@@ -40,16 +44,20 @@ SHOWN = 3
 class PairsConfig(Config):
     """Options of both datasets."""
 
-    folder: Path
+    folder: ChangesNothing[Path]
     """Folder with ``index.jsonl`` and the pictures that it names."""
-    size: PositiveInt | tuple[PositiveInt, PositiveInt] = 1024
+    size: ChangesResults[PositiveInt | tuple[PositiveInt, PositiveInt]] = 1024
     """Pixels of the target: a square's side, or height and width. What is too long is cut off at both ends."""
-    broken: Literal["skip", "error"] = "skip"
+    broken: ChangesResults[Literal["skip", "error"]] = "skip"
     """Lines that cannot be used or name a file that is not there: left out, with one warning; or an error."""
 
 
 class Pairs(ABC):
-    """Base of the datasets of pairs: reads the index, finds lines by number, says where something is wrong."""
+    """Base of the datasets of pairs: reads the index, finds lines by number, says where something is wrong.
+
+    Keys are ``line-000012``, the line of the index. Facts are ``line``; ``files``, the names in it; and ``subject``,
+    the line's ``name``, if it has one.
+    """
 
     required: ClassVar[Sequence[str]]
     optional: ClassVar[Sequence[str]]
@@ -82,14 +90,19 @@ class Pairs(ABC):
         with self.index.open("rb") as stream:
             stream.seek(self._offsets[index])
             text = stream.readline()
-        place = f"{self.index}:{self._numbers[index]}"
+        number = self._numbers[index]
+        place = f"{self.index}:{number}"
         fields = self._fields(text, place)
         with _at(place):
-            return self._sample(fields)
+            return replace(self._sample(fields), key=f"line-{number:06d}", facts=self._facts(number, fields))
 
     @abstractmethod
     def _sample(self, fields: dict[str, str]) -> Sample:
-        """The sample of one line."""
+        """The sample of one line, without key and facts."""
+
+    def _facts(self, number: int, fields: dict[str, str]) -> dict[str, JSON]:
+        named: dict[str, JSON] = {"subject": fields["name"]} if "name" in fields else {}
+        return {**named, "line": number, "files": {key: fields[key] for key in self.files if key in fields}}
 
     def _picture(self, fields: dict[str, str], key: str) -> Float[Tensor, "3 h w"]:
         return load_reference(self.folder / fields[key]).image

@@ -8,16 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Any
 
 import diffusers
 import torch
-from pydantic import Field
 from torch import nn
 from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
-Checkpointing: TypeAlias = bool | Literal["selective"] | Annotated[int, Field(ge=2)]
-"""No or every block, every block but its attention, or every n-th block."""
+from subjectgen.backbones.options import Checkpointing
 
 ATTENTION = (
     "_scaled_dot_product_flash_attention",

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import inspect
-from typing import Literal, TypeAlias
 
 import diffusers
 import torch
 
-CompileMode: TypeAlias = Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"]
-"""Modes of ``torch.compile``; ``reduce-overhead`` and ``max-autotune`` use CUDA graphs."""
+from subjectgen.backbones.options import CompileMode
+
 VARIANTS = 64
 """Graphs that one kind of block may have: stages, passes and image sizes. torch gives up silently after 8."""
 

@@ -3,29 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from jaxtyping import Float
-from pydantic import model_validator
 from torch import Tensor, nn
 
 from subjectgen.backbones.attention import attention_sites, install_additions
-from subjectgen.backbones.checkpointing import Checkpointing, enable_checkpointing
-from subjectgen.backbones.compilation import CompileMode, compile_blocks
+from subjectgen.backbones.checkpointing import enable_checkpointing
+from subjectgen.backbones.compilation import compile_blocks
 from subjectgen.backbones.denoiser import Denoiser, reference_conditions
-from subjectgen.backbones.lora import LoRASettings, add_lora
+from subjectgen.backbones.lora import add_lora
 from subjectgen.backbones.modulation import ModulationTable, modulation_layers
-from subjectgen.backbones.positions import ReferenceOffset
+from subjectgen.backbones.options import Checkpointing, FluxConfig
 from subjectgen.backbones.site_transformer import FluxTransformer2DModel
 from subjectgen.backbones.trained import TrainedWeights
-from subjectgen.backbones.transformer import FluxArchitecture, load_transformer
+from subjectgen.backbones.transformer import load_transformer
 from subjectgen.core import (
-    ChangesNothing,
-    ChangesResults,
-    ChangesWeights,
     ComponentError,
-    Config as BaseConfig,
     StepConditions,
     Streams,
 )
@@ -38,54 +32,13 @@ class FluxBackbone(TrainedWeights):
     the target. Either stream may be empty but for the target.
     """
 
-    class Config(BaseConfig):
-        """Where the weights come from and what is trained. Exactly one of ``checkpoint`` and ``architecture``."""
+    Config = FluxConfig
 
-        checkpoint: ChangesNothing[str | None] = None
-        """Folder or hub id of a FluxTransformer2DModel in diffusers' format, or a safetensors file in FLUX.1's own."""
-        subfolder: ChangesNothing[str | None] = None
-        """Folder inside the checkpoint, ``transformer`` for a whole pipeline."""
-        revision: ChangesNothing[str | None] = None
-        """Branch, tag or commit of a hub checkpoint."""
-        architecture: ChangesWeights[FluxArchitecture | None] = None
-        """Size of a new transformer with random weights."""
-        dtype: ChangesResults[Literal["float32", "bfloat16", "float16"]] = "float32"
-        """Precision of the transformer's weights; an adapter's are float32."""
-        lora: ChangesWeights[LoRASettings | None] = None
-        """Adapter on the attention projections; null: none."""
-        full_training: ChangesWeights[bool] = False
-        """Train every weight (pretraining); otherwise all but the adapter is frozen."""
-        constant_pooled: ChangesWeights[Literal["zeros"] | tuple[float, ...]] = "zeros"
-        """Pooled vector when no branch gives one: zeros, or its numbers."""
-        gradient_checkpointing: ChangesNothing[Checkpointing] = False
-        """What is computed again in the backward pass instead of kept. ``true``: every block, about a third more time.
-        ``selective``: every block but its attention, less time for 1.4 times the activations of ``true`` (`subjectgen
-        plan`, full model). A number n: every n-th block."""
-        reference_attention: ChangesWeights[Literal["full", "isolated"]] = "full"
-        """``full``: all tokens attend to all, as in UNO. ``isolated``: reference tokens attend to references only, at
-        timestep 0, so that :meth:`cache_references` computes their keys and values once for all steps; needs a model
-        that was trained so."""
-        reference_offset: ChangesWeights[ReferenceOffset] = "diagonal"
-        """Axes on which references are shifted past the target and earlier references: both (UNO, 3.3), ``rows``,
-        ``columns`` or ``none``."""
-        compile: ChangesNothing[bool | CompileMode] = False
-        """Compile the repeated blocks with ``torch.compile``: no, in its default mode, or in this mode. Each shape of
-        input is compiled once."""
-
-        @model_validator(mode="after")
-        def _one_source(self) -> FluxBackbone.Config:
-            if (self.checkpoint is None) == (self.architecture is None):
-                given = "both" if self.checkpoint is not None else "neither"
-                raise ValueError(f"checkpoint and architecture: {given} given; expected exactly one of the two")
-            if self.full_training and self.lora is not None:
-                raise ValueError("full_training and lora: both given; expected at most one of the two")
-            return self
-
-    config: Config
+    config: FluxConfig
     patch_size = 2
     pooled_if_none: Float[Tensor, " p"]
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: FluxConfig) -> None:
         """Build or load the transformer. Random weights are torch's global generator's.
 
         Raises:
@@ -180,7 +133,7 @@ class FluxBackbone(TrainedWeights):
         return Denoiser(self).cache_references(streams, like=like)
 
 
-def _constant(config: FluxBackbone.Config, width: int) -> Float[Tensor, " p"]:
+def _constant(config: FluxConfig, width: int) -> Float[Tensor, " p"]:
     """The pooled vector where no branch gives one."""
     if config.constant_pooled == "zeros":
         return torch.zeros(width)
@@ -192,7 +145,7 @@ def _constant(config: FluxBackbone.Config, width: int) -> Float[Tensor, " p"]:
     return torch.tensor(config.constant_pooled)
 
 
-def _build_transformer(config: FluxBackbone.Config) -> FluxTransformer2DModel:
+def _build_transformer(config: FluxConfig) -> FluxTransformer2DModel:
     dtype: torch.dtype = getattr(torch, config.dtype)
     if config.checkpoint is not None:
         places = {"subfolder": config.subfolder, "revision": config.revision}

@@ -10,17 +10,16 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Literal
 
 import torch
 from diffusers import FluxTransformer2DModel
 from peft import LoraConfig
-from pydantic import Field
 from safetensors.torch import save_file
 from torch import nn
 
 from subjectgen.backbones.lora_files import METADATA_KEY, PREFIX, LoRAFile, read_lora
-from subjectgen.core import ChangesWeights, CheckpointError, Config
+from subjectgen.backbones.options import LoRASettings
+from subjectgen.core import CheckpointError
 from subjectgen.core.files import atomic_write
 
 ADAPTER = "default"
@@ -32,23 +31,6 @@ TARGETS = {
     "attention": f"{DOUBLE}|{SINGLE}",
     "attention_and_proj_out": f"{DOUBLE}|{SINGLE}|{SINGLE_OUT}",
 }
-
-
-class LoRASettings(Config):
-    """An adapter's size and place."""
-
-    rank: ChangesWeights[int] = Field(default=512, ge=1)
-    """Rank r of every update B·A (Squeeze-MLLM 4.1: 512)."""
-    alpha: ChangesWeights[float | None] = Field(default=None, gt=0)
-    """Scale of the update is alpha / rank; null: alpha = rank, scale 1."""
-    targets: ChangesWeights[Literal["attention", "attention_and_proj_out"]] = "attention"
-    """``attention``: all attention projections of double and single blocks. ``attention_and_proj_out``: also the
-    output projection of single blocks, as in UNO, which mixes attention and MLP."""
-
-    @property
-    def effective_alpha(self) -> float:
-        """Alpha with its default filled in."""
-        return float(self.rank) if self.alpha is None else self.alpha
 
 
 def target_modules(transformer: nn.Module, targets: str) -> list[str]:

@@ -14,6 +14,7 @@ def subjectgen_backbones() -> Iterable[Component]:
         Component(
             name="flux",
             target="subjectgen.backbones.flux:FluxBackbone",
+            config="subjectgen.backbones.options:FluxConfig",
             sizes="package:subjectgen.backbones/sizes",
             summary="diffusers' FLUX transformer at any size, with optional LoRA",
         ),

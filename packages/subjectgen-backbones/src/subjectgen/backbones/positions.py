@@ -8,16 +8,13 @@ Shape letters: n tokens of one group.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, TypeAlias
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from subjectgen.backbones.options import ReferenceOffset
 from subjectgen.core import InputError, TokenGroup
-
-ReferenceOffset: TypeAlias = Literal["diagonal", "rows", "columns", "none"]
-"""Axes that are shifted past the target and earlier references: both, one, or none (UNO's d, h, w, o)."""
 
 
 def grid_position_ids(

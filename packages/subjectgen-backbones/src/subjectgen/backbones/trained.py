@@ -7,8 +7,9 @@ from typing import Protocol
 
 from torch import nn
 
-from subjectgen.backbones.lora import LoRASettings, load_lora, lora_parameters, merge_lora, save_lora
+from subjectgen.backbones.lora import load_lora, lora_parameters, merge_lora, save_lora
 from subjectgen.backbones.lora_files import LORA_FILE, find_lora
+from subjectgen.backbones.options import LoRASettings
 from subjectgen.backbones.site_transformer import FluxTransformer2DModel
 from subjectgen.backbones.transformer import copy_weights, load_transformer
 from subjectgen.core import CheckpointError, ComponentError

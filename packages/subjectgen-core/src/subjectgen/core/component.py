@@ -34,6 +34,9 @@ class Component:
     """``"package.module:Class"``; the class nests a ``Config`` and is built as ``Class(config, **runtime)``."""
     summary: str
     """One line for ``subjectgen components``."""
+    config: str = ""
+    """``"package.module:Class"`` of the target's ``Config``, where importing the target takes seconds and the config's
+    own module does not: a file is then checked without it."""
     extra: str = ""
     """How to get what the target needs, e.g. ``pip install subjectgen-encoders[flash]``."""
     sizes: str = ""
@@ -42,14 +45,21 @@ class Component:
 
     def load(self) -> type[Any]:
         """Import the target class; a failure names the component and how to repair it."""
-        module_name, _, attribute = self.target.partition(":")
-        try:
-            return getattr(importlib.import_module(module_name), attribute)
-        except Exception as error:  # a plugin's import may raise anything; it must not lose the run's message
-            hint = f"; try: {self.extra}" if self.extra else ""
-            raise ComponentError(
-                f"component {self.name!r} ({self.target}) failed to import: {type(error).__name__}: {error}{hint}"
-            ) from error
+        return self._import(self.target)
+
+    def load_config(self) -> type[Config]:
+        """Import the config alone, if it stands elsewhere, or the target with it.
+
+        Raises:
+            ComponentError: It cannot be imported, or is no ``Config`` of ours.
+        """
+        if not self.config:
+            found: type[Config] = self.load_target().Config
+            return found
+        config = self._import(self.config)
+        if not issubclass(config, Config):
+            raise ComponentError(f"component {self.name!r}: {self.config} is no Config of subjectgen.core")
+        return config
 
     def load_target(self) -> type[Any]:
         """Import the class, and see that it nests a ``Config``.
@@ -65,3 +75,13 @@ class Component:
                 "a Config(subjectgen.core.Config), empty if there is nothing to set"
             )
         return target
+
+    def _import(self, place: str) -> type[Any]:
+        module_name, _, attribute = place.partition(":")
+        try:
+            return getattr(importlib.import_module(module_name), attribute)
+        except Exception as error:  # a plugin's import may raise anything; it must not lose the run's message
+            hint = f"; try: {self.extra}" if self.extra else ""
+            raise ComponentError(
+                f"component {self.name!r} ({place}) failed to import: {type(error).__name__}: {error}{hint}"
+            ) from error

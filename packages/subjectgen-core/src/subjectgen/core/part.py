@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from subjectgen.core.component import Config
@@ -14,17 +15,21 @@ from subjectgen.core.roles import Changes, values
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Part:
-    """A component that a file names, imported, with its options validated. Made by ``Plugins.part``."""
+    """A component that a file names, with its options validated. Made by ``Plugins.part``."""
 
     kind: str
     offer: Offer
     """Component, distribution and version."""
-    target: type[Any]
     config: Config
     where: str
     """Key path in the file."""
     place: str
     """Start of an error message: file, line and key path."""
+
+    @cached_property
+    def target(self) -> type[Any]:
+        """The class; imported when it is first asked for."""
+        return self.offer.component.load_target()
 
     @property
     def name(self) -> str:
@@ -34,8 +39,8 @@ class Part:
     @property
     def identity(self) -> str:
         """Equal for parts that are built alike, wherever they stand."""
-        module = f"{self.target.__module__}:{self.target.__qualname__}"
-        return f"{module} {json.dumps(self.config.model_dump(mode='json'), sort_keys=True)}"
+        target = f"{self.offer.distribution} {self.offer.component.target}"
+        return f"{target} {json.dumps(self.config.model_dump(mode='json'), sort_keys=True)}"
 
     def values(self, changes: Changes) -> dict[str, Any]:
         """Options that change this, by dotted key."""

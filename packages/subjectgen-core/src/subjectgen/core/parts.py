@@ -305,6 +305,16 @@ class ListsKeys(Protocol):
 
 
 @runtime_checkable
+class HasSizes(Protocol):
+    """A dataset whose targets differ in size: says so before they are read, so that batches can be made of one size.
+    Targets of a dataset without this are all of one size.
+    """
+
+    sizes: Sequence[tuple[int, int]]
+    """Height and width of the target, by index."""
+
+
+@runtime_checkable
 class Finder(Protocol):
     """Finds things in a picture by their names. Built as ``Class(config)``."""
 
@@ -319,12 +329,16 @@ class Finder(Protocol):
 
 @runtime_checkable
 class Metric(Protocol):
-    """Numbers for each image. Built as ``Class(config)``. Pure: an image's row does not depend on the others."""
+    """Numbers for each image. Built as ``Class(config)``. Pure: an image's row does not depend on the others.
+
+    One with a network is an ``nn.Module`` whose submodule the network is: the runner moves it to the device, and
+    ``measure`` takes images from wherever they are to its own.
+    """
 
     scores: Mapping[str, Quantity]
     """Every number that a row may hold."""
 
-    def measure(self, samples: Sequence[Sample], images: Sequence[Float[Tensor, "3 h w"]]) -> Sequence[Row]:
+    def measure(self, samples: Sequence[Sample], images: Sequence[Float[Tensor, "3 _ _"]]) -> Sequence[Row]:
         """One row per image, in order.
 
         Raises:
@@ -349,7 +363,7 @@ class SetMetric(Protocol):
     scores: Mapping[str, Quantity]
 
     def measure_set(
-        self, samples: Sequence[Sample], images: Sequence[Float[Tensor, "3 h w"]], rows: Sequence[Row]
+        self, samples: Sequence[Sample], images: Sequence[Float[Tensor, "3 _ _"]], rows: Sequence[Row]
     ) -> Mapping[str, float]:
         """One number per score. ``rows``: what the experiment's other metrics said of each image."""
         ...

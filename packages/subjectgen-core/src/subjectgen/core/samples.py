@@ -13,6 +13,8 @@ from typing import TypeAlias
 from jaxtyping import Float
 from torch import Tensor
 
+from subjectgen.core.errors import InputError, nearest
+
 JSON: TypeAlias = "str | int | float | bool | list[JSON] | dict[str, JSON] | None"
 """What a JSON file can hold."""
 KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,119}")
@@ -73,6 +75,19 @@ class Sample:
     """RGB in [0, 1]; only in training and evaluation."""
     facts: Mapping[str, JSON] = field(default_factory=dict)
     """What is known beyond pictures and prompt: subject, class, category, scene, angles, whatever a metric may need."""
+
+    def fact(self, name: str) -> JSON:
+        """What is known under this name, for metrics that cannot do without.
+
+        Raises:
+            InputError: nothing is; names the sample's key, the fact and those that there are.
+        """
+        if name not in self.facts:
+            raise InputError(
+                f"sample {self.key or self.prompt!r}: lacks the fact {name!r}{nearest(name, self.facts)}; "
+                f"it has {', '.join(self.facts) or 'none'}"
+            )
+        return self.facts[name]
 
     def seen(self, visibility: Visibility) -> Sample:
         """The sample as a branch with this visibility sees it."""

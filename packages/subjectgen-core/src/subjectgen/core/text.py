@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import sys
-from typing import Any, TextIO
+from typing import Any
 
 from subjectgen.core.errors import InputError
 
@@ -45,7 +45,7 @@ def json_text(value: Any, *, indent: int | None = None) -> str:
     return text if _is_valid(text) else json.dumps(value, indent=indent)
 
 
-def tolerate_letters(*streams: TextIO) -> None:
+def tolerate_letters(*streams: Any) -> None:
     r"""Let streams, standard output and error by default, write ``\u732b`` for what they have no letter for."""
     for stream in streams or (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # not so under tests and in notebooks, which take everything

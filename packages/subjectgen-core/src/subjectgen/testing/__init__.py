@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from subjectgen.testing.encoder import EncoderContract as EncoderContract
     from subjectgen.testing.finder import FinderContract as FinderContract
     from subjectgen.testing.injector import InjectorContract as InjectorContract
-    from subjectgen.testing.metric import MetricContract as MetricContract
+    from subjectgen.testing.metric import MetricContract as MetricContract, SetMetricContract as SetMetricContract
     from subjectgen.testing.plugin import PluginContract as PluginContract
     from subjectgen.testing.schedule import ScheduleContract as ScheduleContract
     from subjectgen.testing.strategies import features_strategy as features_strategy
@@ -56,6 +56,7 @@ _LAZY = {
     "PreparesContract": "capabilities",
     "ScheduleContract": "schedule",
     "TrainableContract": "capabilities",
+    "SetMetricContract": "metric",
     "features_strategy": "strategies",
 }
 

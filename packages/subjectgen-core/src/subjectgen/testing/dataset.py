@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 
 import pytest
@@ -9,10 +10,13 @@ import torch
 from hypothesis import given, settings, strategies as st
 from torch import Tensor
 
-from subjectgen.core import Dataset, Reference, Sample
+from subjectgen.core import Dataset, HasSizes, Reference, Sample
+from subjectgen.core.samples import KEY
 from subjectgen.testing.base import Contract
 
 _SETTINGS = settings(deadline=None, max_examples=10)
+_READ = 64
+"""Samples that are read to compare them with each other."""
 
 
 class DatasetContract(Contract):
@@ -48,6 +52,31 @@ class DatasetContract(Contract):
                 _assert_values(sample.target, 3)
 
         law()
+
+    def test_keys_are_names(self, dataset: Dataset) -> None:
+        """Every sample has a key that can name a file, and no other sample has it, whatever the letters' case."""
+        keys = [dataset[index].key for index in _some(dataset)]
+        for key in keys:
+            assert KEY.fullmatch(key), f"{key!r} does not match {KEY.pattern}"
+        lowered = [key.lower() for key in keys]
+        repeated = sorted({key for key in lowered if lowered.count(key) > 1})
+        assert not repeated
+
+    def test_facts_are_json(self, dataset: Dataset) -> None:
+        """What is known of a sample comes back from a file of JSON as it was; no infinities, no tuples."""
+        for index in _some(dataset):
+            facts = dataset[index].facts
+            assert json.loads(json.dumps(dict(facts), allow_nan=False)) == dict(facts)
+
+    def test_targets_are_of_one_size_or_say_so(self, dataset: Dataset) -> None:
+        """Batches are made of targets of one size: another size is known from ``dataset.sizes`` before it is read."""
+        read = {index: dataset[index].target for index in _some(dataset)}
+        found = {index: tuple(target.shape[1:]) for index, target in read.items() if target is not None}
+        if isinstance(dataset, HasSizes):
+            assert len(dataset.sizes) == len(dataset)
+            assert {index: tuple(dataset.sizes[index]) for index in found} == found
+        else:
+            assert len(set(found.values())) <= 1, "targets of several sizes, and no attribute sizes"
 
     def test_same_index_same_sample(self, dataset: Dataset) -> None:
         """Asked twice, with other samples in between, it gives the same sample, bit by bit."""
@@ -91,15 +120,24 @@ class DatasetContract(Contract):
 
 
 def assert_same_sample(actual: Sample, expected: Sample) -> None:
-    """Equal prompt, references and target, bit by bit."""
+    """Equal key, prompt, facts, references and target, bit by bit."""
+    assert actual.key == expected.key
+    assert dict(actual.facts) == dict(expected.facts)
     assert actual.prompt == expected.prompt
     assert len(actual.references) == len(expected.references)
     for mine, other in zip(actual.references, expected.references, strict=True):
         assert mine.name == other.name
+        assert mine.weight == other.weight
         _assert_equal(mine.image, other.image)
         _assert_equal(mine.subject_mask, other.subject_mask)
         _assert_equal(mine.region_mask, other.region_mask)
     _assert_equal(actual.target, expected.target)
+
+
+def _some(dataset: Dataset) -> list[int]:
+    """All indices of a small dataset; of a large one the first, the last and some between."""
+    step = max(1, len(dataset) // (_READ // 2))
+    return sorted({*range(min(len(dataset), _READ // 2)), *range(0, len(dataset), step), len(dataset) - 1})
 
 
 def _assert_equal(actual: Tensor | None, expected: Tensor | None) -> None:

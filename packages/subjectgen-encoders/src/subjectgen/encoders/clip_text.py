@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from transformers import CLIPTextModel
 
 from subjectgen.encoders.frozen import Frozen
 from subjectgen.encoders.loading import CheckpointConfig, load_model, load_tokenizer
@@ -32,7 +31,7 @@ class ClipText(Frozen):
     def from_config(cls, config: CheckpointConfig, *, dtype: str) -> ClipText:
         """Load from the folders ``text_encoder`` and ``tokenizer`` of a checkpoint."""
         model = load_model(
-            CLIPTextModel,
+            "CLIPTextModel",
             config.located("text_encoder"),
             model_types=MODEL_TYPES,
             dtype=dtype,
@@ -43,7 +42,7 @@ class ClipText(Frozen):
     def planned(cls, checkpoint: str, sources: Sources, *, dtype: str) -> ClipText:
         """The model without weights and with one token per word, for ``subjectgen plan``."""
         values = sources.config(checkpoint, "text_encoder")
-        model = new_model(CLIPTextModel, values, model_types=MODEL_TYPES, dtype=dtype)
+        model = new_model("CLIPTextModel", values, model_types=MODEL_TYPES, dtype=dtype)
         return cls(model, sources.tokenizer(end=model.config.eos_token_id))
 
     @property

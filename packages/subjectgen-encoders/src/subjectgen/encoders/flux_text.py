@@ -9,7 +9,6 @@ import torch
 from jaxtyping import Bool, Float
 from pydantic import Field
 from torch import Tensor
-from transformers import T5EncoderModel
 
 from subjectgen.core import ChangesNothing, ChangesResults, ChangesWeights, Conditioning, InputError, Sample
 from subjectgen.encoders.clip_text import ClipText
@@ -60,7 +59,7 @@ class FluxText(Frozen):
         if config.output == "all":
             self.tokenizer = load_tokenizer(config.located("tokenizer_2"))
             self.t5 = load_model(
-                T5EncoderModel,
+                "T5EncoderModel",
                 config.located("text_encoder_2"),
                 model_types=("t5",),
                 dtype=config.dtype,
@@ -80,7 +79,7 @@ class FluxText(Frozen):
         encoder.t5 = encoder.tokenizer = None
         if config.output == "all":
             encoder.tokenizer = sources.tokenizer(end=values.get("eos_token_id", 1))
-            encoder.t5 = new_model(T5EncoderModel, values, model_types=("t5",), dtype=config.dtype)
+            encoder.t5 = new_model("T5EncoderModel", values, model_types=("t5",), dtype=config.dtype)
         encoder.freeze()
         return encoder
 

@@ -9,8 +9,6 @@ import torch
 from jaxtyping import Float
 from pydantic import Field, model_validator
 from torch import Tensor
-from transformers import InternVLModel
-from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import get_optimal_tiled_canvas
 
 from subjectgen.core import ChangesNothing, ChangesResults, ChangesWeights, CheckpointError
 from subjectgen.encoders.mllm import ImageBatch, MultimodalConfig, MultimodalEncoder
@@ -41,7 +39,7 @@ class InternVL3(MultimodalEncoder):
                 raise ValueError(f"crop_to_patches stretches references to their tiles; remove fit: {self.fit}")
             return self
 
-    model_class: ClassVar[Any] = InternVLModel
+    model_class: ClassVar[str] = "InternVLModel"
     model_type: ClassVar[str] = "internvl"
     config: Config
 
@@ -71,6 +69,8 @@ class InternVL3(MultimodalEncoder):
         """Tiles of one image row by row, then the whole where there are several (arXiv 2404.16821, section 3.2)."""
         if not self.config.crop_to_patches:
             return self.preprocessing.fit(image, self.image_size, self.config.fit)[None]
+        from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import get_optimal_tiled_canvas
+
         (height, width), (size_y, size_x) = self.image_size, image.shape[-2:]
         columns, rows = get_optimal_tiled_canvas((size_y, size_x), self.image_size, 1, self.config.max_patches)
         canvas = self.preprocessing.fit(image, (rows * height, columns * width), "stretch")

@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import torch
-from diffusers import AutoencoderKL
 from jaxtyping import Float
 from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
@@ -66,12 +65,16 @@ class KLAutoencoder(Frozen):
     def __init__(self, config: KLConfig) -> None:
         super().__init__()
         self.config = config
+        from diffusers import AutoencoderKL  # not at import: a file is checked without it
+
         self.model: Any = load_diffusers(AutoencoderKL, config.located(config.subfolder), dtype=config.dtype)
         self._read_sizes()
 
     @classmethod
     def planned(cls, config: KLConfig, sources: Sources) -> KLAutoencoder:
         """The autoencoder without weights, for ``subjectgen plan``."""
+        from diffusers import AutoencoderKL
+
         planned = cls.__new__(cls)
         Frozen.__init__(planned)
         planned.config = config

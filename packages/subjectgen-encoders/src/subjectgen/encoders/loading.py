@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any, Literal, TypeAlias
 
 from pydantic import field_validator
-from transformers import AutoTokenizer
 
 from subjectgen.core import ChangesNothing, CheckpointError, Config, nearest
 from subjectgen.core.weights import Checkpoint, load_processor, load_transformers
@@ -40,16 +39,23 @@ class CheckpointConfig(Config):
         )
 
 
+def transformers_class(name: str) -> Any:
+    """A class of transformers by its name. Not imported with this module: a file is checked without it."""
+    import transformers
+
+    return getattr(transformers, name)
+
+
 def load_tokenizer(checkpoint: Checkpoint) -> Any:
     """Load the checkpoint's tokenizer; it must be a fast one, which knows where each token is in the text."""
-    tokenizer = load_processor(AutoTokenizer, checkpoint, *TOKENIZER_FILES)
+    tokenizer = load_processor(transformers_class("AutoTokenizer"), checkpoint, *TOKENIZER_FILES)
     if not tokenizer.is_fast:
         raise CheckpointError(f"{checkpoint} has no fast tokenizer (tokenizer.json)")
     return tokenizer
 
 
 def load_model(
-    model_class: Any,
+    model_class: str,
     checkpoint: Checkpoint,
     *,
     model_types: Sequence[str],
@@ -62,7 +68,9 @@ def load_model(
         raise CheckpointError(f"{checkpoint} is in its authors' own format; use the converted '-hf' checkpoint")
     given = {"attn_implementation": attention, "device_map": device_map}
     options: dict[str, Any] = {name: value for name, value in given.items() if value}
-    model = load_transformers(model_class, checkpoint, model_types=model_types, dtype=dtype, **options)
+    model = load_transformers(
+        transformers_class(model_class), checkpoint, model_types=model_types, dtype=dtype, **options
+    )
     parts = {name for name, _ in model.named_modules()}
     for name in device_map if isinstance(device_map, dict) else ():  # transformers ignores one that the model lacks
         if name not in parts:

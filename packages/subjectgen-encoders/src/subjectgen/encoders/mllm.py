@@ -84,7 +84,7 @@ class MultimodalEncoder(Frozen):
     """
 
     inputs: frozenset[str] = frozenset({"text", "references"})
-    model_class: ClassVar[Any]
+    model_class: ClassVar[str]
     model_type: ClassVar[str]
 
     def __init__(self, config: MultimodalConfig) -> None:

@@ -8,6 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 
 from subjectgen.core import CheckpointError
+from subjectgen.encoders.loading import transformers_class
 from subjectgen.encoders.preprocessing import Preprocessing
 
 IMAGE = "<image>"
@@ -30,11 +31,11 @@ class Sources(Protocol):
         ...
 
 
-def new_model(model_class: Any, values: Mapping[str, Any], *, model_types: tuple[str, ...], dtype: str) -> Any:
+def new_model(model_class: str, values: Mapping[str, Any], *, model_types: tuple[str, ...], dtype: str) -> Any:
     """A transformers model with new weights on torch's default device.
 
     Args:
-        model_class: The class, which knows its own config's class.
+        model_class: Name of the class in transformers; it knows its own config's class.
         values: Content of ``config.json``.
         model_types: Architectures that are welcome.
         dtype: Data type of the weights; ``auto`` is the one that ``values`` names.
@@ -46,7 +47,8 @@ def new_model(model_class: Any, values: Mapping[str, Any], *, model_types: tuple
         expected = " or ".join(map(repr, model_types))
         raise CheckpointError(f"config.json is of a model of type {values.get('model_type')!r}, expected {expected}")
     found = str(values.get("dtype") or values.get("torch_dtype") or "float32")
-    model = model_class(model_class.config_class.from_dict(dict(values)))
+    kind = transformers_class(model_class)
+    model = kind(kind.config_class.from_dict(dict(values)))
     return model.to(getattr(torch, found if dtype == "auto" else dtype))
 
 

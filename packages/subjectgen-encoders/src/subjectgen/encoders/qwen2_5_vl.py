@@ -9,7 +9,6 @@ import torch
 from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
-from transformers import Qwen2_5_VLModel
 
 from subjectgen.core import ChangesNothing, ChangesResults, CheckpointError
 from subjectgen.encoders.batching import TokenBatch
@@ -28,7 +27,7 @@ class Qwen25VL(MultimodalEncoder):
         max_tokens: ChangesResults[int] = Field(default=256, ge=1)
         """Most tokens of one reference; larger images are shrunk. 256 is what InternVL3 has."""
 
-    model_class: ClassVar[Any] = Qwen2_5_VLModel
+    model_class: ClassVar[str] = "Qwen2_5_VLModel"
     model_type: ClassVar[str] = "qwen2_5_vl"
     config: Config
 

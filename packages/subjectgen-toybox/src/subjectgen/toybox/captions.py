@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from subjectgen.toybox.world import ACCESSORIES, COLOURS, DIRECTIONS, PARTS, PATTERNS, SCENES, SHAPES, Draw, Toy, View
+from subjectgen.toybox.world import Draw, Toy, View
 
 SCENE_PHRASES: dict[str, str] = {
     "snow": "in the snow",
@@ -74,37 +74,3 @@ def questions(toy: Toy, view: View) -> list[tuple[str, str]]:
         ("where is the toy facing ?", view.direction),
         ("where is the toy ?", SCENE_PHRASES[view.scene]),
     ]
-
-
-def scene_of(prompt: str) -> str | None:
-    """The scene that a prompt asks for."""
-    return next((scene for scene, phrase in SCENE_PHRASES.items() if phrase in prompt), None)
-
-
-def vocabulary() -> list[str]:
-    """Every word of the grammar, in a fixed order."""
-    toy = Toy(shape="box", colour="red", second_colour="blue", pattern="striped", part="ears", part_colour="red")
-    view = View(scene="snow", accessory="hat")
-    texts = [caption(toy, view), subject_prompt(view), *SCENE_PHRASES.values(), "a photo of this picture and two toys"]
-    texts += [text for pair in questions(toy, view) for text in pair]
-    words = " ".join(texts).split()
-    words += [
-        *SHAPES,
-        *PATTERNS,
-        *PARTS,
-        *ACCESSORIES,
-        *COLOURS,
-        *SCENES,
-        *DIRECTIONS,
-        "first",
-        "second",
-        "picture",
-        "1",
-        "2",
-        "3",
-        ":",
-        ".",
-        ",",
-    ]
-    words += ["system", "user", "assistant"]
-    return sorted(set(words))

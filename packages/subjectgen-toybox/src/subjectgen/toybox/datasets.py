@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any, Literal
@@ -11,8 +10,9 @@ from jaxtyping import Bool, UInt8
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from subjectgen.core import Config as BaseConfig, Reference, Sample
+from subjectgen.core import ChangesResults, Config as BaseConfig, Reference, Sample
 from subjectgen.toybox.captions import caption, class_prompt, random_subject_prompt, subject_prompt
+from subjectgen.toybox.facts import pair_facts, subject_name
 from subjectgen.toybox.renderer import render, render_with_masks
 from subjectgen.toybox.world import SCENES, Draw, Toy, View, held_out_toys, random_toy, random_view, training_view
 
@@ -24,6 +24,8 @@ _Role = tuple[tuple[int, ...], int]
 class _Block:
     """Toys that were rendered at once."""
 
+    toys: list[Toy]
+    views: list[list[View]]
     prompts: list[list[str]]
     images: UInt8[Tensor, "toys views 3 h w"]
     masks: Bool[Tensor, "toys views 1 h w"]
@@ -34,25 +36,28 @@ class ToyPairs:
 
     A toy is rendered ``views`` times when it is first asked for, a block of toys at a time, and every ordered pair of
     its views is a sample. References wear nothing; targets may. In intra pairs both are one picture, which may.
+
+    Keys are ``training-toy-00012-from-0-to-3``: the toy, the views that are references, the view that is the target.
+    Facts are those of :func:`subjectgen.toybox.facts.pair_facts` and ``training_seed``.
     """
 
     class Config(BaseConfig):
         """Options of ``toy_pairs``."""
 
-        toys: int = Field(default=2500, ge=1)
+        toys: ChangesResults[int] = Field(default=2500, ge=1)
         """Number of identities."""
-        views: int = Field(default=4, ge=2, le=16)
+        views: ChangesResults[int] = Field(default=4, ge=2, le=16)
         """Pictures of each toy; the first half, at least ``references`` of them, may be references."""
-        references: int = Field(default=1, ge=1, le=4)
+        references: ChangesResults[int] = Field(default=1, ge=1, le=4)
         """Reference pictures per sample, all of the same toy."""
-        pairs: Literal["cross", "intra"] = "cross"
+        pairs: ChangesResults[Literal["cross", "intra"]] = "cross"
         """``cross``: references are other views of the toy. ``intra``: the reference is the target's own picture."""
-        seed: int = Field(default=100, ge=0)
+        seed: ChangesResults[int] = Field(default=100, ge=0)
         """Seed of toys and views."""
-        full_captions: bool = False
+        full_captions: ChangesResults[bool] = False
         """Describe the toy in the prompt instead of leaving it to the reference."""
-        block: int = Field(default=64, ge=1)
-        """Toys rendered at once."""
+        block: ChangesResults[int] = Field(default=64, ge=1)
+        """Toys drawn and rendered at once; another number gives other toys."""
 
         @model_validator(mode="after")
         def _enough_views(self) -> ToyPairs.Config:
@@ -83,13 +88,16 @@ class ToyPairs:
             self._blocks[number] = self._render(number)
         block, (chosen, target) = self._blocks[number], self._roles[role]
         pictures, masks = block.images[place].float() / 255, block.masks[place].float()
+        subject, views = f"training-toy-{toy:05d}", block.views[place]
+        facts = pair_facts(subject, toy, block.toys[place], views[target], [views[view] for view in chosen])
         return Sample(
+            key=f"{subject}-from-{'-'.join(map(str, chosen))}-to-{target}",
             prompt=block.prompts[place][target],
             references=tuple(
-                Reference(image=pictures[view], subject_mask=masks[view], name=f"training-toy-{toy:05d}")
-                for view in chosen
+                Reference(image=pictures[view], subject_mask=masks[view], name=subject) for view in chosen
             ),
             target=pictures[target],
+            facts={**facts, "training_seed": self.config.seed},
         )
 
     def __getstate__(self) -> dict[str, Any]:
@@ -108,18 +116,21 @@ class ToyPairs:
     def _render(self, number: int) -> _Block:
         draw = Draw(self.config.seed * 1_000_003 + number)
         toys: list[Toy] = []
-        views: list[View] = []
+        views: list[list[View]] = []
         prompts: list[list[str]] = []
         count = min(self.config.block, self.config.toys - number * self.config.block)
         for _ in range(count):
             toy = random_toy(draw)
             shown = [training_view(draw, toy, accessories=view >= self._bare) for view in range(self.config.views)]
-            toys += [toy] * len(shown)
-            views += shown
+            toys.append(toy)
+            views.append(shown)
             prompts.append([self._prompt(draw, toy, view) for view in shown])
-        pictures, masks = render_with_masks(toys, views)
+        each = [toy for toy in toys for _ in range(self.config.views)]
+        pictures, masks = render_with_masks(each, [view for shown in views for view in shown])
         images = (pictures * 255).round().byte()
         return _Block(
+            toys=toys,
+            views=views,
             prompts=prompts,
             images=images.unflatten(0, (count, self.config.views)),
             masks=masks.unflatten(0, (count, self.config.views)),
@@ -134,21 +145,23 @@ def _own_roles(views: int) -> list[_Role]:
 
 
 class HeldOutToys:
-    """Toys that no training saw, each in several scenes; ``Reference.name`` says which toy it is.
+    """Toys that no training saw, each in several scenes.
 
-    Targets are real renders of the wanted picture, for metrics that compare with the truth.
+    Keys are ``toy-003-snow-0``: toy, scene, turn. Facts are those of :func:`subjectgen.toybox.facts.pair_facts` and
+    ``held_out_seed``, which fixes with the number who a toy is. Targets are real renders of the wanted picture, for
+    metrics that compare with the truth.
     """
 
     class Config(BaseConfig):
         """Options of ``held_out_toys``."""
 
-        toys: int = Field(default=32, ge=1, le=512)
+        toys: ChangesResults[int] = Field(default=32, ge=1, le=512)
         """Number of identities, in families of four that share colours."""
-        scenes: int = Field(default=3, ge=1, le=len(SCENES) - 1)
+        scenes: ChangesResults[int] = Field(default=3, ge=1, le=len(SCENES) - 1)
         """Scenes per toy, none of them the reference's; they rotate so that all occur about equally often."""
-        seed: int = Field(default=0, ge=0)
+        seed: ChangesResults[int] = Field(default=0, ge=0)
         """Seed of toys and views."""
-        prompts: Literal["subject", "class", "full"] = "subject"
+        prompts: ChangesResults[Literal["subject", "class", "full"]] = "subject"
         """``subject`` leaves the toy to the reference, ``class`` names its shape, as prompts of big systems name a dog,
         ``full`` describes it."""
 
@@ -170,8 +183,14 @@ class HeldOutToys:
             raise IndexError(index)
         number, turn = divmod(index, self.config.scenes)
         toy, view = self.toys[number], self.target_views[number][turn]
-        prompt = _prompt(self.config.prompts, toy, view)
-        return Sample(prompt=prompt, references=(self._references[number],), target=render([toy], [view])[0])
+        facts = pair_facts(subject_name(number), number, toy, view, [self.reference_views[number]])
+        return Sample(
+            key=f"{subject_name(number)}-{view.scene}-{turn}",
+            prompt=_prompt(self.config.prompts, toy, view),
+            references=(self._references[number],),
+            target=render([toy], [view])[0],
+            facts={**facts, "held_out_seed": self.config.seed},
+        )
 
     def _target(self, draw: Draw, number: int, turn: int) -> View:
         """A view in the next scene of the rotation, without accessory, never in the reference's scene."""
@@ -180,11 +199,11 @@ class HeldOutToys:
 
 
 def named_references(toys: list[Toy], draw: Draw) -> tuple[list[View], list[Reference]]:
-    """One drawn view of each held-out toy, bare, and the reference picture; named so that :func:`toy_of` knows it."""
+    """One drawn view of each held-out toy, bare, and the reference picture."""
     views = [random_view(draw, accessories=False) for _ in toys]
     pictures, masks = render_with_masks(toys, views)
     references = [
-        Reference(image=picture, subject_mask=mask.float(), name=f"toy-{number:03d}")
+        Reference(image=picture, subject_mask=mask.float(), name=subject_name(number))
         for number, (picture, mask) in enumerate(zip(pictures, masks, strict=True))
     ]
     return views, references
@@ -196,9 +215,3 @@ def _prompt(kind: Literal["subject", "class", "full"], toy: Toy, view: View) -> 
     if kind == "class":
         return class_prompt([toy], view, direction=False)
     return subject_prompt(view, direction=False)
-
-
-def toy_of(name: str | None) -> int | None:
-    """Number of the held-out toy that ``Reference.name`` names; ``None`` for any other name."""
-    found = re.fullmatch(r"toy-(\d+)", name or "")
-    return int(found[1]) if found else None

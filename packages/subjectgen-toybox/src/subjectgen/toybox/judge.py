@@ -60,13 +60,19 @@ class Judge(nn.Module):
     @torch.no_grad()
     def verdicts(self, images: Float[Tensor, "b 3 h w"]) -> list[dict[str, str | float]]:
         """Answers in words for pictures of any size, with azimuth and polar angle in degrees."""
-        answers = self(fit(images))
-        azimuth = torch.atan2(answers["angles"][:, 0], answers["angles"][:, 1]).rad2deg()
-        rows = []
-        for index in range(len(images)):
-            row: dict[str, str | float] = {n: c[int(answers[n][index].argmax())] for n, c in CLASSES.items()}
-            rows.append(row | {"azimuth": float(azimuth[index]), "polar": 90 * float(answers["angles"][index, 2])})
-        return rows
+        return self.in_words(self(fit(images)))
+
+    @staticmethod
+    def in_words(answers: Mapping[str, Tensor]) -> list[dict[str, str | float]]:
+        """What :meth:`forward` gives, in words: one mapping per picture, angles in degrees."""
+        azimuths = torch.atan2(answers["angles"][:, 0], answers["angles"][:, 1]).rad2deg().tolist()
+        polars = answers["angles"][:, 2].tolist()
+        chosen = {name: answers[name].argmax(-1).tolist() for name in CLASSES}
+        return [
+            {name: CLASSES[name][numbers[row]] for name, numbers in chosen.items()}
+            | {"azimuth": azimuth, "polar": 90 * polar}
+            for row, (azimuth, polar) in enumerate(zip(azimuths, polars, strict=True))
+        ]
 
     @torch.no_grad()
     def identities(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 64"]:

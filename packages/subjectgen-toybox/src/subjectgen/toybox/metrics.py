@@ -1,52 +1,72 @@
-"""Scores of generated toys against the toy world's ground truth, always beside the judge's own accuracy."""
+"""Scores of generated toys against the toy world's ground truth, with the judge's own accuracy as calibration."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from subjectgen.core import Sample
-from subjectgen.toybox.scoring import GalleryScores, prompted_scene
+from subjectgen.core import InputError, Quantity, Row, Sample
+from subjectgen.toybox.scoring import SHARES, Gallery, Seen
 from subjectgen.toybox.world import angular_difference
 
 RECALL_DEGREES = (5, 10, 15, 20)
 
 
-class ToyScores(GalleryScores):
-    """Scene and shape accuracy, identity among the held-out toys, and how much the reference's pose was copied.
+class ToyScores(Gallery):
+    """Scene and attributes, identity among the held-out toys, and how much the reference's pose was copied.
 
-    Samples come from the dataset ``held_out_toys`` with the same number of toys and the same seed. Scores are shares,
-    but for the mean azimuth difference in degrees.
+    Samples have the facts ``toy``, ``held_out_seed`` and ``scene``, as those of the dataset ``held_out_toys``, and one
+    reference. Poses are those that the judge sees in image and reference.
     """
 
-    class Config(GalleryScores.Config):
+    class Config(Gallery.Config):
         """Options of ``toy_scores``."""
 
-    def update(self, samples: Sequence[Sample], images: Sequence[Float[Tensor, "3 h w"]]) -> None:
+    scores: Mapping[str, Quantity] = {
+        **SHARES,
+        "azimuth_difference": Quantity(
+            unit="degrees", low=0, high=180, better="none", meaning="azimuth difference to the reference"
+        ),
+        "copy_paste_recall": Quantity(
+            unit="share",
+            low=0,
+            high=1,
+            better="lower",
+            meaning="limits of 5, 10, 15 and 20 degrees within which both angles are the reference's",
+        ),
+    }
+    config: Config
+
+    def measure(self, samples: Sequence[Sample], images: Sequence[Float[Tensor, "3 _ _"]]) -> Sequence[Row]:
         """Judge generated images.
 
         Raises:
-            InputError: A sample without a prompted scene or a named toy.
+            InputError: A sample that lacks a fact or a reference, or of toys that the gallery does not have.
         """
-        if not samples:
-            return
-        truths = [  # all of them, before any is counted
-            (prompted_scene(sample), self.number_of(next(iter(sample.references), None))) for sample in samples
+        wanted = [self._wanted(sample) for sample in samples]
+        references = self.look(sample.references[0].image for sample in samples)
+        return [
+            self._row(scene, number, seen, reference)
+            for (scene, number), seen, reference in zip(wanted, self.look(images), references, strict=True)
         ]
-        pictures = torch.stack([image.float() for image in images])
-        nearest = self.nearest(pictures)
-        references = self.judge.verdicts(torch.stack([sample.references[0].image for sample in samples]))
-        for (scene, number), row, best, reference in zip(
-            truths, self.judge.verdicts(pictures), nearest, references, strict=True
-        ):
-            self.add("scene_accuracy", row["scene"] == scene)
-            self.add_attributes(row, number)
-            self.add("identity_top1", best == number)
-            azimuth = angular_difference(float(row["azimuth"]), float(reference["azimuth"]))
-            polar = abs(float(row["polar"]) - float(reference["polar"]))
-            self.add("azimuth_difference", azimuth)
-            for limit in RECALL_DEGREES:
-                self.add("copy_paste_recall", azimuth < limit and polar < limit)
+
+    def _wanted(self, sample: Sample) -> tuple[str, int]:
+        """The scene and the number of the toy that the image shall show."""
+        (number,) = self.numbers(sample, "toy", [sample.fact("toy")])
+        if not sample.references:
+            raise InputError(f"sample {sample.key!r}: has no reference; expected one")
+        return str(sample.fact("scene")), number
+
+    def _row(self, scene: str, number: int, seen: Seen, reference: Seen) -> Row:
+        azimuth = angular_difference(float(seen.words["azimuth"]), float(reference.words["azimuth"]))
+        polar = abs(float(seen.words["polar"]) - float(reference.words["polar"]))
+        copied = [azimuth < limit and polar < limit for limit in RECALL_DEGREES]
+        return {
+            "scene_accuracy": float(seen.words["scene"] == scene),
+            **self.right_attributes(seen, number),
+            "identity_top1": float(seen.nearest == number),
+            "azimuth_difference": azimuth,
+            "copy_paste_recall": sum(copied) / len(copied),
+        }

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from subjectgen.toybox import scenes, shapes
-from subjectgen.toybox.shapes import Batch, Field, PixelGrid
+from subjectgen.toybox.shapes import Batch, Field, pixel_grid
 from subjectgen.toybox.world import Toy, View
 
 HALF_VIEW = 1.12
@@ -76,13 +76,6 @@ def _trace(batch: Batch, size: int, distance: Callable[..., Field]) -> tuple[Ray
         travelled = (travelled + near).clamp(max=2 * START)
     position = _along(origin, direction, travelled)
     return position, distance(batch, *position) < HIT
-
-
-def pixel_grid(size: int, device: torch.device) -> tuple[PixelGrid, PixelGrid]:
-    """Pixel centres as (1, pixels): u to the right, v upward, both in [-1, 1]."""
-    line = (torch.arange(size, device=device) + 0.5) / size * 2 - 1
-    v, u = torch.meshgrid(-line, line, indexing="ij")
-    return u.reshape(1, -1), v.reshape(1, -1)
 
 
 def _to_toy(batch: Batch, x: Field, y: Field, z: Field) -> Rays:

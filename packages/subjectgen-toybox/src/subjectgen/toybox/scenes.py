@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from subjectgen.toybox.shapes import Batch, Field, PerPicture, PixelGrid
+from subjectgen.toybox.shapes import Batch, Field, PerPicture, PixelGrid, pixel_grid
 from subjectgen.toybox.world import SCENES
 
 Colour = tuple[float, float, float]
@@ -24,8 +24,6 @@ PALETTE: dict[str, tuple[Colour, Colour, Colour, Colour]] = {
 
 def background(batch: Batch, size: int) -> Float[Tensor, "pictures 3 pixels"]:
     """The scene behind each toy."""
-    from subjectgen.toybox.renderer import pixel_grid
-
     u, v = pixel_grid(size, batch.width.device)
     palette = torch.tensor([PALETTE[name] for name in SCENES], device=u.device)[batch.scene[:, 0]]
     horizon = _noise(batch.seed, 1) * 0.16 - 0.12

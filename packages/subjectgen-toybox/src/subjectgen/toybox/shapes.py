@@ -65,6 +65,13 @@ class Batch:
         )
 
 
+def pixel_grid(size: int, device: torch.device) -> tuple[PixelGrid, PixelGrid]:
+    """Pixel centres as (1, pixels): u to the right, v upward, both in [-1, 1]."""
+    line = (torch.arange(size, device=device) + 0.5) / size * 2 - 1
+    v, u = torch.meshgrid(-line, line, indexing="ij")
+    return u.reshape(1, -1), v.reshape(1, -1)
+
+
 def _colours(toy: Toy) -> list[list[float]]:
     factor = 1.0 + 0.14 * toy.shade
     names = (toy.colour, toy.second_colour or toy.colour, toy.part_colour or toy.colour)

@@ -10,9 +10,10 @@ from jaxtyping import Float
 from pydantic import AfterValidator, Field, model_validator
 from torch import Tensor
 
-from subjectgen.core import Config as BaseConfig, ConfigError, Sample, load_mask
+from subjectgen.core import JSON, ChangesResults, Config as BaseConfig, ConfigError, Sample, load_mask
 from subjectgen.toybox.captions import class_prompt, subject_prompt
 from subjectgen.toybox.datasets import named_references
+from subjectgen.toybox.facts import subject_name, toy_facts, view_facts
 from subjectgen.toybox.world import FAMILY, SCENES, Draw, View, held_out_toys
 
 
@@ -32,25 +33,29 @@ class ToysTogether:
 
     References are those of ``held_out_toys`` with the same number of toys and the same seed; each has a region mask.
     There are no targets. Sample ``toy * scenes + turn``: each toy comes first in one group.
+
+    Keys are ``toys-003-017-snow-1``: the toys in their places, scene, turn. Facts are ``subjects``, ``classes`` and
+    ``toys`` (their numbers), in the order of the references; ``references``, what each of them shows; ``scene``; and
+    ``held_out_seed``, which fixes with a number who a toy is.
     """
 
     class Config(BaseConfig):
         """Options of ``toys_together``."""
 
-        toys: int = Field(default=32, ge=1, le=512)
+        toys: ChangesResults[int] = Field(default=32, ge=1, le=512)
         """Number of identities, in families of four that share colours; those of one group are of different ones."""
-        scenes: int = Field(default=3, ge=1, le=len(SCENES) - 1)
+        scenes: ChangesResults[int] = Field(default=3, ge=1, le=len(SCENES) - 1)
         """Scenes per group, none of them a reference's; those that the groups before had least."""
-        seed: int = Field(default=0, ge=0)
+        seed: ChangesResults[int] = Field(default=0, ge=0)
         """Seed of toys and views."""
-        prompts: Literal["subject", "class"] = "subject"
+        prompts: ChangesResults[Literal["subject", "class"]] = "subject"
         """``subject``: "the toy", whatever their number. ``class`` names their shapes."""
-        height: int = Field(default=64, ge=1)
+        height: ChangesResults[int] = Field(default=64, ge=1)
         """Rows of the wide target, in pixels."""
-        width: int = Field(default=176, ge=1)
+        width: ChangesResults[int] = Field(default=176, ge=1)
         """Columns of the wide target. The tiny base learned 64 x 64 pixels; its fastest rotary frequency repeats after
         2 pi tokens, about 100 pixels, so at 64 x 176 it draws one toy around column 32 and another around 132."""
-        regions: tuple[Box, ...] = Field(default=((0, 0, 80, 64), (96, 0, 176, 64)), min_length=1)
+        regions: ChangesResults[tuple[Box, ...]] = Field(default=((0, 0, 80, 64), (96, 0, 176, 64)), min_length=1)
         """Where each toy shall appear: left, top, right, bottom in pixels. Their number is the number of toys in a
         picture. The defaults are the two halves without the middle token, around the columns where toys appear."""
 
@@ -90,8 +95,23 @@ class ToysTogether:
             replace(self._references[toy], region_mask=region)
             for toy, region in zip(self.groups[number], self._regions, strict=True)
         ]
-        prompt = self._prompt(number, View(scene=self.scenes[number][turn]))
-        return Sample(prompt=prompt, references=tuple(references))
+        scene, group = self.scenes[number][turn], self.groups[number]
+        return Sample(
+            key=f"toys-{'-'.join(f'{toy:03d}' for toy in group)}-{scene}-{turn}",
+            prompt=self._prompt(number, View(scene=scene)),
+            references=tuple(references),
+            facts=self._facts(group, scene),
+        )
+
+    def _facts(self, group: tuple[int, ...], scene: str) -> dict[str, JSON]:
+        return {
+            "subjects": [subject_name(toy) for toy in group],
+            "classes": [self.toys[toy].shape for toy in group],
+            "toys": list(group),
+            "scene": scene,
+            "references": [{**toy_facts(self.toys[toy]), **view_facts(self.reference_views[toy])} for toy in group],
+            "held_out_seed": self.config.seed,
+        }
 
     def _prompt(self, number: int, view: View) -> str:
         if self.config.prompts == "class":

@@ -5,11 +5,11 @@ from __future__ import annotations
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from subjectgen.toybox.captions import vocabulary
+from subjectgen.toybox.vocabulary import UNKNOWN, vocabulary
 
 SPECIAL = (
     "<pad>",
-    "<unk>",
+    UNKNOWN,
     "</s>",
     "<|im_start|>",
     "<|im_end|>",
@@ -36,7 +36,7 @@ def word_tokenizer(
 ) -> PreTrainedTokenizerFast:
     """Build it. ``end`` is one of :data:`SPECIAL`; it is appended, as T5's and CLIP's tokenizers end their texts."""
     tokens = [*SPECIAL, *vocabulary()]
-    tokenizer = Tokenizer(models.WordLevel({token: index for index, token in enumerate(tokens)}, unk_token="<unk>"))
+    tokenizer = Tokenizer(models.WordLevel({token: index for index, token in enumerate(tokens)}, unk_token=UNKNOWN))
     tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation()])
     if end is not None:
@@ -46,7 +46,7 @@ def word_tokenizer(
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token="<pad>",
-        unk_token="<unk>",
+        unk_token=UNKNOWN,
         eos_token=end or "<|im_end|>",
         model_max_length=max_length,
         additional_special_tokens=list(SPECIAL[3:]),

@@ -9,8 +9,6 @@ import hashlib
 import math
 from dataclasses import dataclass, replace
 
-import torch
-
 SHAPES = ("ball", "box", "barrel", "cone")
 PATTERNS = ("plain", "striped", "barred", "dotted")
 PARTS = ("nothing", "ears", "horn", "handle", "wings")
@@ -108,15 +106,18 @@ class Draw:
     """Random choices from one torch generator, so that a seed fixes a world on every machine."""
 
     def __init__(self, seed: int) -> None:
+        import torch  # not above: who only wants the world's words need not wait for it
+
         self.generator = torch.Generator().manual_seed(seed)
+        self._rand, self._randint = torch.rand, torch.randint
 
     def integer(self, below: int) -> int:
         """Uniform in 0..below-1."""
-        return int(torch.randint(below, (1,), generator=self.generator))
+        return int(self._randint(below, (1,), generator=self.generator))
 
     def uniform(self, low: float, high: float) -> float:
         """Uniform real number."""
-        return low + (high - low) * float(torch.rand(1, generator=self.generator))
+        return low + (high - low) * float(self._rand(1, generator=self.generator))
 
     def choice(self, options: tuple[str, ...] | list[str]) -> str:
         """One of the options."""

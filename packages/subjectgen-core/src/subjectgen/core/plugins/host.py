@@ -146,7 +146,7 @@ class Plugins:
         file: str | None = None,
         lines: Mapping[str, str] | None = None,
     ) -> Part:
-        """Import the class that ``spec["name"]`` names and validate the other keys as its ``Config``.
+        """Find the component that ``spec["name"]`` names and validate the other keys as its ``Config``.
 
         Args:
             kind: One of :data:`~subjectgen.core.component.KINDS`.
@@ -166,12 +166,12 @@ class Plugins:
             raise ConfigError(f"{place}got {shown(name)}; expected the name of one of the {kind}: {names or 'none'}")
         with guarded(place, f"{kind[:-1]} {name!r}", "import"):
             offer = self.offer(kind, name)
-            target = offer.component.load_target()
+            model = offer.component.load_config()
         options = {key: value for key, value in spec.items() if key != "name"}
         place = locate(where, file, lines)
         with guarded(place, str(offer), "check its options", validating=True):
-            config = validate(target.Config, options, file=file, where=where, lines=lines)
-        return Part(kind=kind, offer=offer, target=target, config=config, where=where, place=place)
+            config = validate(model, options, file=file, where=where, lines=lines)
+        return Part(kind=kind, offer=offer, config=config, where=where, place=place)
 
     def build(
         self,

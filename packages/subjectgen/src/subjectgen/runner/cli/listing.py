@@ -91,7 +91,7 @@ def _components_tree(host: Plugins, kind: str) -> list[dict[str, Any]]:
         row: dict[str, Any] = {"name": offer.component.name, "summary": offer.component.summary}
         row |= {"distribution": offer.distribution, "version": offer.version}
         try:
-            row["options"] = describe(offer.component.load_target().Config)
+            row["options"] = describe(offer.component.load_config())
         except SubjectgenError as error:
             row["error"] = str(error)
         rows.append(row)

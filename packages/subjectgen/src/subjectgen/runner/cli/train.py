@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from subjectgen.core import InputError
 from subjectgen.runner.cli.options import Device, ExperimentPath, Overrides
 from subjectgen.runner.cli.progress import Loading
 
@@ -16,11 +17,14 @@ def train(
     out: Annotated[Path, typer.Option(help="New folder for the run.", metavar="FOLDER")],
     override: Overrides = [],  # noqa: B006  # typer copies it
     device: Device = None,
+    resume: Annotated[bool, typer.Option("--resume", hidden=True)] = False,
 ) -> None:
     """Train an experiment in its phases, from untrained parts or from those it names as trained.
 
     Writes a run directory.
     """
+    if resume:
+        raise InputError("--resume: not yet; to go on from a run's weights: --set trained=RUN --out ANOTHER")
     with Loading("reading the experiment"):
         from subjectgen.runner.cli.experiments import find_experiment
         from subjectgen.runner.system.experiment import Experiment

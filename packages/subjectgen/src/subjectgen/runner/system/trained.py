@@ -171,12 +171,12 @@ def check_options(experiment: Experiment, folder: Path) -> None:
 
 
 def _check_resolved(system: System, folder: Path) -> None:
-    stored = _stored(folder / FACTS) or {"resolved": {}}
-    for where, module in system.branch_modules().items():
+    stored = _stored(folder / FACTS)
+    for where, module in system.branch_modules().items() if stored else ():
         then, now = stored["resolved"].get(where, {}), _resolved(module)
-        for key in differences(then, now, {}):
+        for key in differences(then, now, now):
             raise CheckpointError(
-                f"{folder}: trained with {where}.{key}: {then.get(key)}; the experiment says {now.get(key)}: {_WAY_OUT}"
+                f"{folder}: trained with {where}.{key}: {then[key]}; the experiment says {now.get(key)}: {_WAY_OUT}"
             )
 
 

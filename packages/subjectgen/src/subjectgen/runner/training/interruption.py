@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -52,6 +53,15 @@ class Interruption:
     def finish_steps(self) -> None:
         """From now on there is something to save."""
         self._finishing = True
+
+    def after(self, step: int, folder: Path) -> Interrupted:
+        """What to raise once the weights of a step are saved."""
+        assert self.asked is not None
+        return Interrupted(
+            self.asked,
+            f"stopped after step {step}; its weights are saved in {folder}. To go on from them: "
+            f"--set trained={folder} --out ANOTHER",
+        )
 
     def _hear(self, number: int, _frame: FrameType | None) -> None:
         at_once = not self._finishing or self.asked is not None

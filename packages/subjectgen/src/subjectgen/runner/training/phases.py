@@ -59,25 +59,21 @@ def _visibility(system: System, names: tuple[str, ...]) -> dict[str, Visibility]
     return {name: EVERYTHING if name in names else NOTHING for name in system.branches}
 
 
-@dataclass(frozen=True, eq=False)
 class EveryTimestep:
     """A schedule whose stages are suspended: the same branches speak at every timestep, the others never.
 
     The others take no part in the phase, so they leave the sequence also where the schedule says ``inactive: zero``.
     """
 
-    schedule: Schedule
-    """Decides everything else: the grid, the draw of timesteps and of dropout, guidance."""
-    visibility: Mapping[str, Visibility]
-
-    @property
-    def steps(self) -> int:
-        """The schedule's."""
-        return self.schedule.steps
+    def __init__(self, schedule: Schedule, visibility: Mapping[str, Visibility]) -> None:
+        """``schedule`` decides everything else: the grid, the draw of timesteps and of dropout, guidance."""
+        self._schedule = schedule
+        self._active = ActiveBranches(visibility=visibility)
+        self.steps = schedule.steps
 
     def active(self, timestep: float) -> ActiveBranches:
         """The same branches at every timestep."""
-        return ActiveBranches(visibility=self.visibility)
+        return self._active
 
     def stage(self, timestep: float) -> str:
         """One stage."""
@@ -85,18 +81,18 @@ class EveryTimestep:
 
     def timesteps(self, steps: int | None = None, *, image_tokens: int | None = None) -> Float[Tensor, " n"]:
         """The schedule's grid."""
-        return self.schedule.timesteps(steps, image_tokens=image_tokens)
+        return self._schedule.timesteps(steps, image_tokens=image_tokens)
 
     def guidance(self, timestep: float) -> Guidance:
         """The schedule's guidance."""
-        return self.schedule.guidance(timestep)
+        return self._schedule.guidance(timestep)
 
     def sample_timesteps(
         self, count: int, *, image_tokens: int | None = None, generator: torch.Generator | None = None
     ) -> Float[Tensor, " n"]:
         """The schedule's draw."""
-        return self.schedule.sample_timesteps(count, image_tokens=image_tokens, generator=generator)
+        return self._schedule.sample_timesteps(count, image_tokens=image_tokens, generator=generator)
 
     def sample_dropout(self, count: int, *, generator: torch.Generator | None = None) -> list[Mapping[str, Visibility]]:
         """The schedule's draw."""
-        return self.schedule.sample_dropout(count, generator=generator)
+        return self._schedule.sample_dropout(count, generator=generator)

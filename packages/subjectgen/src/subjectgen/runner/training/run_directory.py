@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import shlex
 import subprocess
@@ -72,7 +73,8 @@ class RunDirectory:
             return
         self._begun = True
         self._facts = facts(system)
-        values = {"name": system.experiment.name, **system.experiment.values, "trained": FOLDER}
+        values = {"name": system.experiment.name, **system.experiment.values, "trained": f"./{FOLDER}"}
+        values = anchored(values, self.folder)
         with self._writing():
             for old in _leftovers(self.folder):
                 old.unlink()
@@ -110,6 +112,17 @@ class RunDirectory:
             raise InputError(f"{error}; {self.last_good}") from error
         except (OSError, SafetensorError) as error:
             raise InputError(f"{self.folder}: cannot be written: {error}; {self.last_good}") from error
+
+
+def anchored(value: Any, folder: Path) -> Any:
+    """Absolute paths inside the working directory as paths from ``folder``: a file in it says them so."""
+    if isinstance(value, Mapping):
+        return {key: anchored(inner, folder) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [anchored(inner, folder) for inner in value]
+    if isinstance(value, str) and Path(value).is_absolute() and Path(value).is_relative_to(Path.cwd()):
+        return os.path.join(".", os.path.relpath(value, folder))
+    return value
 
 
 def _description(system: System) -> dict[str, Any]:

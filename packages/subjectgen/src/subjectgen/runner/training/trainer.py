@@ -15,10 +15,10 @@ from subjectgen.core import ConfigError, InputError
 from subjectgen.runner.system.build import build_system
 from subjectgen.runner.system.experiment import Experiment
 from subjectgen.runner.system.system import System
-from subjectgen.runner.system.trained import FOLDER, load_trained, warn_of_other_encoders
+from subjectgen.runner.system.trained import load_trained, warn_of_other_encoders
 from subjectgen.runner.training.batches import sample_order, training_data
 from subjectgen.runner.training.draws import TrainingBatch, draw_batch
-from subjectgen.runner.training.interruption import Interrupted, Interruption
+from subjectgen.runner.training.interruption import Interruption
 from subjectgen.runner.training.interval import Interval
 from subjectgen.runner.training.learning_rate import learning_rate, set_learning_rate
 from subjectgen.runner.training.phases import Phase, phase_name, phase_schedule
@@ -26,9 +26,6 @@ from subjectgen.runner.training.precision import accelerator
 from subjectgen.runner.training.progress import Progress
 from subjectgen.runner.training.run_directory import RunDirectory
 from subjectgen.runner.training.step import StepResult, optimizer_step
-
-NO_RESUME = "--resume: a run cannot be resumed yet; to go on from its weights: --set trained=RUN --out ANOTHER"
-"""What the command line answers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,8 +130,6 @@ class Trainer:
         for data in dict.fromkeys(self.data):
             data.check()
 
-    # ----------------------------------------------------------------------------------------------------- steps
-
     def _run_phase(self, phase: Phase) -> float:
         """All steps of a phase; returns the mean loss since the last line of the log but one."""
         order = sample_order(len(phase.data.dataset), self.settings.batch_size, self._generator)
@@ -183,29 +178,23 @@ class Trainer:
         )
 
     def _count(self, result: StepResult) -> None:
-        """A step was made; the folder is begun with the first, when memory has held one."""
+        """The folder is begun with the first step, when memory has held one."""
         if result.problem is not None:
             raise InputError(
                 f"training: {result.problem} at step {self.step + 1}, which was not made; {self.run.last_good}; "
                 "expected finite numbers: lower training.learning_rate, or look at the data of this step"
             )
         self.step += 1
-        self.run.begin(self.system, list(dict.fromkeys(self.data)))
         self._interruption.finish_steps()
+        self.run.begin(self.system, list(dict.fromkeys(self.data)))
         self._progress.step_done()
 
     def _log(self, phase: Phase, interval: Interval, rate: float) -> None:
-        seconds = round(time.monotonic() - self._started, 1)
-        line = {"step": self.step, "phase": phase.name, "seconds": seconds, "learning_rate": rate, **interval.line()}
-        self.run.log(line)
+        seconds, line = round(time.monotonic() - self._started, 1), interval.line()
+        self.run.log({"step": self.step, "phase": phase.name, "seconds": seconds, "learning_rate": rate, **line})
         self._progress.logged(f"step {self.step}", str(interval))
 
     def _stop_if_asked(self) -> None:
-        asked = self._interruption.asked
-        if asked is not None:
+        if self._interruption.asked is not None:
             self.run.save(self.system, self.step)
-            raise Interrupted(
-                asked,
-                f"stopped after step {self.step}; its weights are in {self.run.folder / FOLDER}. To go on from them: "
-                f"--set trained={self.run.folder} --out ANOTHER",
-            )
+            raise self._interruption.after(self.step, self.run.folder)
