@@ -188,7 +188,7 @@ def in_type(parameters: Iterable[nn.Parameter], dtype: torch.dtype | None) -> It
 @contextmanager
 def _everything_kept(backbone: nn.Module) -> Iterator[None]:
     """Without gradient checkpointing, which transformers and diffusers note in their modules."""
-    switched = [module for module in backbone.modules() if getattr(module, "gradient_checkpointing", False)]
+    switched = [module for module in backbone.modules() if vars(module).get("gradient_checkpointing")]
     for module in switched:
         setattr(module, "gradient_checkpointing", False)  # noqa: B010  # a plain attribute, not a submodule
     try:
