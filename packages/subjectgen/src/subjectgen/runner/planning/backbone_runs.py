@@ -123,7 +123,7 @@ class BackboneRuns:
             backbone = self.backbone
             height, width = (side * backbone.patch_size for side in self.grid)
             given = self._cache(tokens, rows)[0] if self.isolated and tokens.references and not grad else None
-            with torch.set_grad_enabled(grad), dry_run(backbone) as cost:
+            with torch.set_grad_enabled(grad), dry_run(backbone, forward_only=True) as cost:
                 streams = given or self._streams(tokens, rows)
                 shape = (rows, backbone.latent_channels, height, width)
                 latents = torch.empty(shape, device="meta", dtype=self._dtype).requires_grad_(grad)
