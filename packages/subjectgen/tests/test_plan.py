@@ -14,13 +14,14 @@ from torch import nn
 
 from subjectgen.core import Component, Conditioning, Config, SubjectgenError, hookimpl
 from subjectgen.core.plugins import Plugins
-from subjectgen.runner.cli import _check_parts, main
-from subjectgen.runner.conditioning import Conditioner
-from subjectgen.runner.experiment import Experiment
-from subjectgen.runner.planning.blueprint import Blueprint
+from subjectgen.runner.cli.main import main
+from subjectgen.runner.generation.conditioner import Conditioner
+from subjectgen.runner.generation.passes import row_pass
+from subjectgen.runner.planning.blueprint import build_blueprint
+from subjectgen.runner.planning.estimate import Question, estimate
 from subjectgen.runner.planning.passes import Passes, request
-from subjectgen.runner.planning.plan import Request, make_plan
 from subjectgen.runner.planning.report import as_text
+from subjectgen.runner.system.experiment import Experiment
 
 EXPERIMENTS = sorted((Path(__file__).parents[3] / "experiments").glob("*/*.yaml"))
 FLUX = "black-forest-labs/FLUX.1-dev"
@@ -58,7 +59,7 @@ def plugins() -> Plugins:
 def plan_of(plugins: Plugins) -> Callable[[Path], dict]:
     @cache
     def plan(path: Path) -> dict:
-        return make_plan(Experiment.read(path), plugins, Request())
+        return estimate(Experiment.read(path, plugins=plugins), Question())
 
     return plan
 
@@ -72,7 +73,7 @@ def planned(plan_of) -> dict:
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: f"{path.parent.name}-{path.stem}")
 def test_every_experiment_can_be_planned(path: Path, plan_of, plugins: Plugins) -> None:
     try:
-        _check_parts(Experiment.read(path), plugins)
+        Experiment.read(path, plugins=plugins)
     except SubjectgenError as error:
         pytest.skip(f"names a component that is not installed: {error}")
     plan = plan_of(path)
@@ -137,17 +138,18 @@ def test_tokens_are_those_of_sampling(references: int, write, system) -> None:
     guidance = {"schedule": {"guidance": {"true_cfg": 2.0, "negative": "no_references"}}}
     real, sample = system(guidance), request(3, references, 64)
     conditioner = Conditioner(real, [sample], target_grid=(4, 4))
-    passes = Passes(Blueprint(Experiment.read(write(guidance)), Plugins.discover()), sample, (64, 64))
+    passes = Passes(build_blueprint(Experiment.read(write(guidance))), sample, (64, 64))
     for t in (1.0, 0.5, 0.1):
         active = real.schedule.active(t)
-        streams, tokens = conditioner.streams(active), passes.one(active).tokens
-        assert sum(group.tokens.shape[1] for group in streams.image) == tokens.references
+        streams = conditioner.streams([row_pass(real.branches, sample, active)])
+        tokens = passes.one(active).tokens
+        assert sum(group.tokens.shape[1] for group in streams.references) == tokens.references
         assert sum(group.tokens.shape[1] for group in streams.context) == tokens.context
     assert sum(stage.steps for stage in passes.stages()) == 5
 
 
 def test_parameters_are_those_of_the_real_system(write, system) -> None:
-    shapes = Blueprint(Experiment.read(write()), Plugins.discover())
+    shapes = build_blueprint(Experiment.read(write()))
     assert shapes.describe() == system().describe()
     modules = (shapes.backbone, shapes.autoencoder, *(branch.encoder for branch in shapes.branches.values()))
     assert {p.device.type for module in modules for p in module.parameters()} == {"meta"}
@@ -167,7 +169,7 @@ def test_a_single_file_is_planned_from_its_header(write, tmp_path: Path) -> None
         {name: torch.zeros(shape, dtype=torch.int8) for name, shape in shapes.items()}, tmp_path / "flux.safetensors"
     )
     change = {"backbone": {"checkpoint": str(tmp_path / "flux.safetensors")}}
-    transformer = Blueprint(Experiment.read(write(change)), Plugins.discover()).backbone.transformer
+    transformer = build_blueprint(Experiment.read(write(change))).backbone.transformer
     assert transformer.x_embedder.weight.is_meta
     assert (len(transformer.transformer_blocks), len(transformer.single_transformer_blocks)) == (1, 1)
 
@@ -244,7 +246,7 @@ def host_with(target: str) -> Plugins:
 
 
 @pytest.fixture
-def words(write) -> Experiment:
+def words(write) -> Path:
     branch = {"encoder": {"name": "words", "checkpoint": "someone/words"}, "injector": {"name": "context"}}
     tree = yaml.safe_load(write().read_text())
     tree["branches"] = {"words": branch}
@@ -252,16 +254,17 @@ def words(write) -> Experiment:
     tree["schedule"] = {"name": "always_on", "steps": 2}
     path = write(name="words.yaml")
     path.write_text(yaml.safe_dump(tree))
-    return Experiment.read(path)
+    return path
 
 
-def test_a_plugins_encoder_is_planned_through_its_own_classmethod(words: Experiment) -> None:
-    plan = make_plan(words, host_with("PlannedWords"), Request(prompt_tokens=9))
+def test_a_plugins_encoder_is_planned_through_its_own_classmethod(words: Path) -> None:
+    read = Experiment.read(words, plugins=host_with("PlannedWords"))
+    plan = estimate(read, Question(prompt_tokens=9))
     assert plan["parts"]["branches.words.encoder"]["parameters"] == 100 * 128
     assert plan["stages"][0]["positive"]["tokens"]["context"] == 9
 
 
-def test_a_plugins_encoder_without_a_way_is_told_which_there_are(words: Experiment) -> None:
+def test_a_plugins_encoder_without_a_way_is_told_which_there_are(words: Path) -> None:
     with pytest.raises(Exception, match=r"someone/words.*planned\(config, sources\).*architecture") as raised:
-        make_plan(words, host_with("Words"), Request())
+        estimate(Experiment.read(words, plugins=host_with("Words")), Question())
     assert "branches.words.encoder" in str(raised.value)

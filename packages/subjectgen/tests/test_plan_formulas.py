@@ -52,11 +52,14 @@ def backbone(**options) -> FluxBackbone:
 
 
 def streams(context: int, references: int) -> Streams:
-    def group(count: int, width: int) -> tuple[TokenGroup, ...]:
+    def group(role: str, count: int, width: int) -> tuple[TokenGroup, ...]:
         mask = torch.ones(1, count, dtype=torch.bool)
-        return (TokenGroup(tokens=torch.randn(1, count, width), mask=mask, position_ids=torch.zeros(count, 3)),)
+        if role == "context":
+            return (TokenGroup(tokens=torch.randn(1, count, width), mask=mask),)
+        values = torch.randn(1, count, width)
+        return (TokenGroup(tokens=values, mask=mask, role="reference", reference=0, grid=(1, count)),)
 
-    return Streams(target_grid=(4, 4), context=group(context, 24), image=group(references, 64))
+    return Streams(target_grid=(4, 4), context=group("context", context, 24), references=group("reference", references, 64))
 
 
 def velocity(model: FluxBackbone, context: int, references: int) -> torch.Tensor:

@@ -6,14 +6,11 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from subjectgen.backbones.flux import FluxBackbone
-from subjectgen.core import StepConditions, Streams, TokenGroup
-from subjectgen.core.plugins import Plugins
-from subjectgen.runner import sampling
-from subjectgen.runner.experiment import Experiment, MemorySettings
-from subjectgen.runner.memory import Residency
+from subjectgen.core import Streams, TokenGroup
+from subjectgen.runner.generation.denoising import prepare
 from subjectgen.runner.planning import dry_run as shapes
 from subjectgen.runner.planning.backbone_runs import BackboneRuns
-from subjectgen.runner.planning.blueprint import Blueprint
+from subjectgen.runner.planning.blueprint import build_blueprint
 from subjectgen.runner.planning.formulas import Tokens
 from subjectgen.runner.planning.memory import (
     Activations,
@@ -27,6 +24,9 @@ from subjectgen.runner.planning.memory import (
     training_rows,
 )
 from subjectgen.runner.planning.passes import Passes, request
+from subjectgen.runner.system.experiment import Experiment
+from subjectgen.runner.system.residency import Residency
+from subjectgen.runner.system.settings import MemorySettings
 
 SIZES = {
     "num_layers": 2,
@@ -47,11 +47,14 @@ def backbone(device: str = "meta", **options) -> FluxBackbone:
 
 
 def streams(context: int, references: int, rows: int = 1) -> Streams:
-    def group(count: int, width: int) -> tuple[TokenGroup, ...]:
+    def group(role: str, count: int, width: int) -> tuple[TokenGroup, ...]:
         mask = torch.ones(rows, count, dtype=torch.bool)
-        return (TokenGroup(tokens=torch.randn(rows, count, width), mask=mask, position_ids=torch.zeros(count, 3)),)
+        if role == "context":
+            return (TokenGroup(tokens=torch.randn(rows, count, width), mask=mask),)
+        values = torch.randn(rows, count, width)
+        return (TokenGroup(tokens=values, mask=mask, role="reference", reference=0, grid=(1, count)),)
 
-    return Streams(target_grid=(8, 8), context=group(context, 64), image=group(references, 64))
+    return Streams(target_grid=(8, 8), context=group("context", context, 64), references=group("reference", references, 64))
 
 
 # ------------------------------------------------------------------------------------------------------- weights
@@ -69,6 +72,9 @@ class Part(nn.Module):
             self.place = where
         return self
 
+    def _apply(self, function, recurse: bool = True) -> "Part":
+        return self.to(torch.device("cuda"))
+
 
 class Parts:
     """A system of two encoders, one of them also the autoencoder, an aggregator and a backbone."""
@@ -78,15 +84,15 @@ class Parts:
         aggregator, others = Part(10), (Part(1), self.autoencoder)
         self.branches = {str(n): type("Branch", (), {"encoder": one}) for n, one in enumerate(others)}
         self.all = [self.backbone, aggregator, *others]
-        self.trained_modules = lambda: [self.backbone, aggregator]
+        self.branch_modules = lambda: {"aggregator": aggregator}
 
     def residency(self, settings: MemorySettings, card: torch.device) -> Residency:
         encoders = [branch.encoder for branch in self.branches.values()]
-        others = [self.autoencoder, *self.trained_modules()[1:]]
+        others = [self.autoencoder, *self.branch_modules().values()]
         return Residency(settings, card, backbone=self.backbone, encoders=encoders, others=others)
 
 
-@pytest.mark.parametrize("offload", ["none", "mllm"])
+@pytest.mark.parametrize("offload", ["none", "encoders"])
 def test_what_is_on_the_card_when_is_what_the_runner_puts_there(offload: str) -> None:
     parts, settings, card = Parts(), MemorySettings(offload=offload), torch.device("cuda")
     residency, found = parts.residency(settings, card), {}
@@ -101,17 +107,16 @@ def test_what_is_on_the_card_when_is_what_the_runner_puts_there(offload: str) ->
 
 def test_modulation_that_leaves_is_what_the_backbone_releases() -> None:
     model = backbone("cpu")
-    before = size(model.parameters())
+    modulation = size(p for module in model.only_prepares() for p in module.parameters())
     weights = Weights(encoders=0, others=0, backbone={"none": weigh(model)})
-    with model.prepare([StepConditions(1.0, None, 1.0)], release=True):
-        assert before - size(model.parameters()) == weights.backbone["none"].modulation
-    released = moments(weights, NOTHING, MemorySettings(release_modulation=True))
-    assert released["decoding"] - released["denoising"] == weights.backbone["none"].modulation
+    assert modulation == weights.backbone["none"].modulation > 0
+    plain, released = (moments(weights, NOTHING, MemorySettings(release_modulation=one)) for one in (False, True))
+    assert {moment: plain[moment] - released[moment] for moment in plain} == dict.fromkeys(plain, modulation)
 
 
 def weigh(model: nn.Module, dtype: torch.dtype | None = None, kind: str = "none"):
     system = type("System", (), {"backbone": model, "autoencoder": nn.Identity(), "branches": {}})()
-    system.trained_modules = lambda: [model]
+    system.branch_modules = lambda: {}
     return Weights.of(system, dtype).backbone[kind]
 
 
@@ -155,7 +160,7 @@ def test_every_row_names_the_option_that_makes_it_so(write) -> None:
     """An experiment with a row's options asks for what the row says, and needs as much."""
     path = write({"memory": {"offload": "mllm"}})
     experiment = Experiment.read(path)
-    weights = Weights.of(Blueprint(experiment, Plugins.discover()), torch.bfloat16)
+    weights = Weights.of(build_blueprint(experiment), torch.bfloat16)
     rows = inference_rows(weights, RUNS, experiment.settings.memory)
     assert rows[0].options == ""
     assert rows[0].settings == experiment.settings.memory.model_dump()
@@ -247,9 +252,10 @@ def test_passes_are_those_of_sampling(negative: str, write, system) -> None:
     """How often the backbone runs, and with how many rows: the same experiment with weights, and as shapes."""
     change = {"schedule": {"guidance": {"true_cfg": 2.0, "negative": negative}}}
     sample, real = request(3, 1, 64), system(change)
-    prepared = sampling.plan(real, [sample], (8, 8))
-    run = [(len(work.streams), work.joined) for work in prepared.work]
-    passes = Passes(Blueprint(Experiment.read(write(change)), Plugins.discover()), sample, (64, 64))
+    prepared = prepare(real, [sample], (8, 8))
+    steps = [prepared.inputs[prepared.passes(t)] for t in prepared.times[:-1]]
+    run = [(len(stage.streams), stage.joined) for stage in steps]
+    passes = Passes(build_blueprint(Experiment.read(write(change))), sample, (64, 64))
     stages = passes.stages()
     planned = [(len(stage.calls), stage.calls[0][1] == 2) for stage in stages for _ in range(stage.steps)]
     assert planned == run

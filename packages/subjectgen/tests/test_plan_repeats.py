@@ -60,16 +60,18 @@ def test_an_encoder_costs_the_same(name: str, checkpoints: Path) -> None:
     assert run(skip=True) == run(skip=False)
 
 
-def group(count: int, width: int) -> tuple[TokenGroup, ...]:
+def group(role: str, count: int, width: int) -> tuple[TokenGroup, ...]:
     tokens = torch.empty(1, count, width, device="meta")
     mask = torch.ones(1, count, dtype=torch.bool)
-    return (TokenGroup(tokens=tokens, mask=mask, position_ids=torch.zeros(count, 3)),)
+    if role == "context":
+        return (TokenGroup(tokens=tokens, mask=mask),)
+    return (TokenGroup(tokens=tokens, mask=mask, role="reference", reference=0, grid=(1, count)),)
 
 
 def velocity(model: FluxBackbone, *, skip: bool, forward_only: bool = True) -> tuple[Cost, torch.Tensor]:
     with dry_run(model, forward_only=forward_only, skip_repeats=skip) as cost:
         latents = torch.empty(1, 16, 8, 8, device="meta").requires_grad_(torch.is_grad_enabled())
-        streams = Streams(target_grid=(4, 4), context=group(5, 24), image=group(9, 64))
+        streams = Streams(target_grid=(4, 4), context=group("context", 5, 24), references=group("reference", 9, 64))
         result = model(latents, torch.ones(1), streams, guidance=1.0)
     return cost, result
 

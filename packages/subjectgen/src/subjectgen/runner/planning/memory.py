@@ -136,11 +136,12 @@ def moments(weights: Weights, runs: Activations, settings: MemorySettings) -> di
     """Bytes on the card while encoding, denoising and decoding."""
     backbone = weights.of_backbone(settings)
     steps = runs.denoising + backbone.unpacked
+    whole = backbone.whole - settings.release_modulation * backbone.modulation  # which never comes to the card
     if settings.offload == "group":  # a block at work, and the next on its way; modulation comes with its block
         here = 2 * backbone.block + backbone.outside
     else:
-        here = backbone.whole - settings.release_modulation * backbone.modulation + runs.modulation
-    stays, waits = weights.others, backbone.whole
+        here = whole + runs.modulation
+    stays, waits = weights.others, whole
     if settings.offload == "none":
         stays += weights.encoders
     else:
