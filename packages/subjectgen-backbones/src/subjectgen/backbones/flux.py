@@ -103,18 +103,14 @@ class FluxBackbone(TrainedWeights):
         computed as usual, and so are forwards with gradients. What isolated references need is added by itself. Any
         number of prepared backbones may be in use at once, in several threads.
 
-        Args:
-            conditions: of the forwards to come.
-
         Raises:
             ComponentError: no conditions.
         """
         if not conditions:
             raise ComponentError("backbone 'flux': prepare() got no conditions; expected those of every step")
-        own = [reference_conditions(guidance=self.guidance_embedded)]
         isolated = self.config.reference_attention == "isolated"
-        every = [*conditions, *(own if isolated else [])]
-        return Denoiser(self, ModulationTable(self.transformer, every, self.pooled_if_none))
+        own = [reference_conditions(guidance=self.guidance_embedded)] if isolated else []
+        return Denoiser(self, ModulationTable(self.transformer, [*conditions, *own], self.pooled_if_none))
 
     def only_prepares(self) -> Sequence[nn.Module]:
         """The layers that make modulation, 27 % of FLUX.1-dev's weights.
@@ -127,9 +123,8 @@ class FluxBackbone(TrainedWeights):
     def cache_references(self, streams: Streams, *, like: Sequence[Streams] = ()) -> Streams:
         """Streams that keep their references' keys and values, for all steps; the same streams if nothing is to keep.
 
-        They hold as long as references, target size and weights stay, and have no gradients: other references,
-        changed weights and forwards with gradients compute them anew. With ``reference_attention: full`` there is
-        nothing to keep. A prepared backbone has the same method, and needs no modulation weights for it.
+        They hold as long as references, target size and weights stay, and have no gradients; else they are computed
+        anew. A prepared backbone has the same method, and needs no modulation weights for it.
 
         Args:
             streams: what enters the backbone.

@@ -48,7 +48,6 @@ def add_lora(transformer: FluxTransformer2DModel, settings: LoRASettings) -> Non
     adapter = LoraConfig(
         r=settings.rank,
         lora_alpha=settings.effective_alpha,
-        lora_dropout=settings.dropout,
         target_modules=TARGETS[settings.targets],
         init_lora_weights="gaussian",  # as UNO and diffusers' own FLUX trainers
     )
@@ -75,7 +74,6 @@ def save_lora(transformer: nn.Module, settings: LoRASettings, path: Path) -> Non
     description = {
         "r": settings.rank,
         "lora_alpha": settings.effective_alpha,
-        "lora_dropout": settings.dropout,
         "target_modules": sorted({re.sub(r"\.lora_[AB]\.weight$", "", n).removeprefix(PREFIX) for n in tensors}),
     }
     header = {"format": "pt", METADATA_KEY: json.dumps({PREFIX + key: value for key, value in description.items()})}

@@ -58,8 +58,6 @@ class LoRASettings(Config):
     targets: ChangesWeights[Literal["attention", "attention_and_proj_out"]] = "attention"
     """``attention``: all attention projections of double and single blocks. ``attention_and_proj_out``: also the
     output projection of single blocks, as in UNO, which mixes attention and MLP."""
-    dropout: ChangesResults[float] = Field(default=0.0, ge=0, lt=1)
-    """Dropout on the adapter's input in training."""
 
     @property
     def effective_alpha(self) -> float:

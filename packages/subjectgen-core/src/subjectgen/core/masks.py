@@ -51,6 +51,7 @@ def load_mask(
     """
     box = _box(source, label)
     if box is None:
+        assert not isinstance(source, tuple)
         name = named(source, label)
         found = _picture(open_picture(source, name), name) if is_opened(source) else _numbers(source, name)
         return check_mask(found, name)

@@ -74,9 +74,10 @@ def _overlaps(pixels: int, tokens: int) -> Float[Tensor, "tokens pixels"]:
 
 
 def _weight(reference: Reference, place: str) -> float:
-    if not isinstance(reference.weight, Real) or not math.isfinite(reference.weight):
-        raise InputError(f"{place}: weight is {reference.weight}; expected a finite number")
-    return float(reference.weight)
+    weight: object = reference.weight
+    if not isinstance(weight, Real) or not math.isfinite(weight):  # Real: also NumPy's numbers
+        raise InputError(f"{place}: weight is {weight}; expected a finite number")
+    return float(weight)
 
 
 def _place(row: int, number: int, reference: Reference, rows: int) -> str:

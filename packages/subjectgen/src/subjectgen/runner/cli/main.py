@@ -34,10 +34,11 @@ for command in (train, generate, check, plan, plugins, components, demo):
     app.command(context_settings=HELP)(command)
 
 
-def _show_versions(wanted: bool) -> None:
+def _show_versions(wanted: bool) -> bool:
     if wanted:
         typer.echo("\n".join(f"{name} {number}" for name, number in versions().items()))
         raise typer.Exit
+    return wanted  # typer takes this for the option's value
 
 
 @app.callback()
