@@ -156,7 +156,7 @@ def test_regions_from_the_command_line(tmp_path: Path, pairs) -> None:
         (["--region", "0,0,400,64"], r"reaches outside of the picture, which is 64 wide"),
         (["--region", "10,0,10,64"], "is empty"),
         (["--region", "square.png", "--width", "128"], "the region mask is 8x8; expected the aspect ratio"),
-        (["--region", "black.png"], "the region mask is empty"),
+        (["--region", "black.png"], "region .black.png. is empty"),
         (["--region", "find:the toy"], "names no finder"),
         (["--subject-mask", "square.png"], "is 8x8; expected the size of its reference"),
         (["--set", "branches.subject.aggregator.weights=[0.5,0.5,0.5]"], "weights.*sum"),
