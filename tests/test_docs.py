@@ -85,7 +85,8 @@ COMMANDS = [
 
 def test_commands_are_found() -> None:
     assert len(COMMANDS) > 25
-    text = "In\nsubjectgen one runs `subjectgen plan FILE`:\n\n    subjectgen train a.yaml \\\n        --out b  # why\n    nox -s demo -- dynaip\n"
+    text = "In\nsubjectgen one runs `subjectgen plan FILE`:\n\n"
+    text += "    subjectgen train a.yaml \\\n        --out b  # why\n    nox -s demo -- dynaip\n"
     assert [words(line) for line in typed(text)] == [
         ["plan", "FILE"],
         ["train", "a.yaml", "--out", "b"],
