@@ -1,4 +1,4 @@
-"""Parts written elsewhere are installed with pip, found, listed, built, pass the conformance kit, train and generate."""
+"""Parts written elsewhere are installed with pip, found, listed and built; they pass the kit, train and generate."""
 
 from __future__ import annotations
 
