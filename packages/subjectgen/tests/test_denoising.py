@@ -59,7 +59,7 @@ def test_guidance_of_one_is_one_pass(system, toys) -> None:
     built = system()
     expected = two_calls(built, toys[:2], START, 1.0)
     passes = []
-    built.backbone.register_forward_hook(lambda *_: passes.append(1))
+    built.backbone.transformer.register_forward_hook(lambda *_: passes.append(1))
     torch.testing.assert_close(sample(built, toys[:2], START), expected)
     assert len(passes) == built.schedule.steps
 
@@ -102,7 +102,8 @@ def test_the_callback_hears_every_step_with_its_stage(system, toys) -> None:
 def recorded(system) -> list[tuple[str, int]]:
     """What runs, in order, with the number of rows."""
     events: list[tuple[str, int]] = []
-    system.backbone.register_forward_pre_hook(lambda _, inputs: events.append(("backbone", len(inputs[0]))))
+    hook = lambda _, arguments, given: events.append(("backbone", len(given["hidden_states"])))  # noqa: E731
+    system.backbone.transformer.register_forward_pre_hook(hook, with_kwargs=True)
     for name, branch in system.branches.items():
         original = branch.encoder.encode
 

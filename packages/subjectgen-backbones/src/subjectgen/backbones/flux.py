@@ -36,6 +36,7 @@ class FluxBackbone(TrainedWeights):
 
     config: FluxConfig
     patch_size = 2
+    unmoved_arguments = ("joint_attention_kwargs", "by_site")
     pooled_if_none: Float[Tensor, " p"]
 
     def __init__(self, config: FluxConfig) -> None:

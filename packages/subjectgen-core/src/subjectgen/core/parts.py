@@ -226,6 +226,14 @@ class Prepares(Protocol):
 
 
 @runtime_checkable
+class KeepsArguments(Protocol):
+    """A backbone whose blocks get arguments that group offloading must hand on as they are, for they are filled."""
+
+    unmoved_arguments: tuple[str, ...]
+    """Their keywords."""
+
+
+@runtime_checkable
 class CachesReferences(Protocol):
     """A backbone that can keep what references say, where it does not change over steps."""
 

@@ -231,6 +231,6 @@ def vary(system: System, experiment: Experiment) -> System:
 
 
 @torch.no_grad()
-def decoded(system: System, latents: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 h w"]:
+def decoded(system: System, latents: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 h2 w2"]:
     """Images of latents, on the CPU; for previews."""
     return system.autoencoder.decode(latents).cpu()

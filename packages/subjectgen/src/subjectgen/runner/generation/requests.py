@@ -98,6 +98,8 @@ Entry = tuple[str, Any, Mapping[str, str]]
 
 def _list(text: str, path: Path) -> Iterator[Entry]:
     values, lines = read_yaml(text, str(path))
+    if values is None:
+        return
     if not isinstance(values, list):
         raise InputError(f"--requests: {path}: got {shown(values)}; expected a list of requests, `- {{prompt: ...}}`")
     for number, value in enumerate(values):

@@ -123,7 +123,7 @@ class BackboneRuns:
             backbone = self.backbone
             height, width = (side * backbone.patch_size for side in self.grid)
             given = self._cache(tokens, rows)[0] if self.isolated and tokens.references and not grad else None
-            with torch.set_grad_enabled(grad), dry_run(backbone) as cost:
+            with torch.set_grad_enabled(grad), dry_run(backbone, forward_only=True) as cost:
                 streams = given or self._streams(tokens, rows)
                 shape = (rows, backbone.latent_channels, height, width)
                 latents = torch.empty(shape, device="meta", dtype=self._dtype).requires_grad_(grad)
@@ -188,7 +188,7 @@ def in_type(parameters: Iterable[nn.Parameter], dtype: torch.dtype | None) -> It
 @contextmanager
 def _everything_kept(backbone: nn.Module) -> Iterator[None]:
     """Without gradient checkpointing, which transformers and diffusers note in their modules."""
-    switched = [module for module in backbone.modules() if getattr(module, "gradient_checkpointing", False)]
+    switched = [module for module in backbone.modules() if vars(module).get("gradient_checkpointing")]
     for module in switched:
         setattr(module, "gradient_checkpointing", False)  # noqa: B010  # a plain attribute, not a submodule
     try:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, no_type_check
 
 import torch
@@ -20,6 +20,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.flop_counter import FlopCounterMode
+
+from subjectgen.runner.planning.repeats import Tally, repeats_counted, storage_of
 
 _META, _CPU = torch.device("meta"), torch.device("cpu")
 _INDEXING = {
@@ -44,33 +46,18 @@ class Cost:
     """Memory that the backward pass keeps; weights are not in it."""
 
 
-@dataclass
-class _Tally:
-    """What a run has taken so far."""
-
-    counter: FlopCounterMode
-    live: int = 0
-    """Bytes of results alive now."""
-    peak: int = 0
-    """Most of them so far."""
-    saved: dict[int, Tensor] = field(default_factory=dict)
-    """Tensors that the backward pass keeps, by storage."""
-
-
-@no_type_check  # it is asked for every tensor of every operation
-def storage_of(tensor: Tensor) -> int:
-    """What tensors share that are views of each other; an address, so only while one of them is alive."""
-    return tensor.untyped_storage()._cdata
-
-
 @contextmanager
-def dry_run(*modules: nn.Module) -> Iterator[Cost]:
+def dry_run(*modules: nn.Module, forward_only: bool = False, skip_repeats: bool = True) -> Iterator[Cost]:
     """Run what is inside on shapes; the cost is filled in at the end.
 
-    ``modules``: parts on the meta device, whose weights are not counted as activations.
+    Args:
+        modules: Parts on the meta device; their weights are not counted as activations.
+        forward_only: Gradients are wanted, but no backward pass is run inside: equal blocks need to run only once.
+            Without gradients that is so anyway.
+        skip_repeats: Run one of equal blocks and count the others; the cost is the same.
     """
     cost, weights = Cost(), {storage_of(p) for m in modules for p in (*m.parameters(), *m.buffers())}
-    tally = _Tally(FlopCounterMode(display=False))
+    tally = Tally(FlopCounterMode(display=False))
 
     def keep(tensor: Tensor) -> Tensor:
         if tensor.device.type == "meta" and storage_of(tensor) not in weights:
@@ -81,15 +68,17 @@ def dry_run(*modules: nn.Module) -> Iterator[Cost]:
         stack.enter_context(torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor))
         for mode in (tally.counter, _Shapes(tally), _FusedAttention()):
             stack.enter_context(mode)
+        if skip_repeats and (forward_only or not torch.is_grad_enabled()):
+            stack.enter_context(repeats_counted(modules, tally))
         yield cost
-    cost.flops, cost.peak_bytes, cost.live_bytes = int(tally.counter.get_total_flops()), tally.peak, tally.live
-    cost.saved_bytes = sum(tensor.untyped_storage().nbytes() for tensor in tally.saved.values())
+    cost.flops, cost.peak_bytes, cost.live_bytes = tally.flops, tally.peak, tally.live
+    cost.saved_bytes = tally.saved_bytes
 
 
 class _Shapes(TorchDispatchMode):
     """Nothing real becomes a shape by itself, an operation on both kinds gives one; keeps count of live memory."""
 
-    def __init__(self, tally: _Tally) -> None:
+    def __init__(self, tally: Tally) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._tally = tally
         self._known: set[int] = set()

@@ -222,7 +222,7 @@ class Passes:
         streams, total = Streams(target_grid=self.grid), Cost()
         for one in passes:
             injector, made = self.system.branches[one.branch].injector, self.made(one.branch, one.seen)
-            with dry_run(*_modules(injector)) as cost:
+            with dry_run(*_modules(injector), forward_only=True) as cost:
                 streams = injector(streams, made.conditioning)
             if not torch.is_grad_enabled():
                 self._injected[one.branch, one.seen] = cost
@@ -237,7 +237,7 @@ class Passes:
         layout = AttentionLayout(context=slice(0, start), target=slice(start, end), references=slice(end, tokens.all))
         injectors = [branch.injector for branch in self.system.branches.values()]
         dtype = next(p.dtype for p in self.system.backbone.parameters() if p.is_floating_point())
-        with torch.enable_grad(), dry_run(*_modules(*injectors)) as cost:
+        with torch.enable_grad(), dry_run(*_modules(*injectors), forward_only=True) as cost:
             for number, site in enumerate(self.system.backbone.attention_sites):
                 query = torch.empty(1, tokens.all, site.heads, site.head_width, device="meta", dtype=dtype)
                 output = query.requires_grad_()

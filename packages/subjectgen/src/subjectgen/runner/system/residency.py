@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from subjectgen.core import ComponentError, Merges, Prepares
+from subjectgen.core import ComponentError, KeepsArguments, Merges, Prepares
 from subjectgen.runner.system.quantization import quantize
 from subjectgen.runner.system.settings import MemorySettings
 
@@ -151,7 +151,7 @@ def offload_groups(backbone: nn.Module, device: torch.device) -> None:
 
     models = [module for module in backbone.modules() if isinstance(module, ModelMixin)]
     options = {"onload_device": device, "offload_device": CPU, "use_stream": device.type == "cuda"}
-    options["exclude_kwargs"] = [*getattr(backbone, "unmoved_arguments", ())]
+    options["exclude_kwargs"] = list(backbone.unmoved_arguments) if isinstance(backbone, KeepsArguments) else []
     for model in models or [backbone]:
         kind = {"offload_type": "block_level", "num_blocks_per_group": 1} if models else {"offload_type": "leaf_level"}
         apply_group_offloading(model, **options, **kind)
