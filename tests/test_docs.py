@@ -13,7 +13,7 @@ import pytest
 import typer
 
 from subjectgen.runner.cli.experiments import find_experiment
-from subjectgen.runner.cli.main import app
+from subjectgen.runner.cli.main import HELP, app
 from subjectgen.runner.system.experiment import Experiment
 
 ROOT = Path(__file__).parents[1]
@@ -66,6 +66,7 @@ def words(line: str) -> list[str]:
 
 
 GROUP: Any = typer.main.get_command(app)
+ALONE = {*GROUP.commands, *HELP["help_option_names"], *(option for one in GROUP.params for option in one.opts)}
 
 
 def parse(arguments: list[str]) -> dict[str, Any]:
@@ -99,8 +100,8 @@ def test_every_command_line_can_be_typed(line: str, monkeypatch: pytest.MonkeyPa
     """Its command and options exist and take such values; an experiment of this repository takes its overrides."""
     monkeypatch.chdir(ROOT)
     arguments = words(line)
-    if len(arguments) == 1:  # a command's name in a sentence
-        assert arguments[0] in GROUP.commands
+    if len(arguments) == 1:  # an option of them all, or a command's name in a sentence
+        assert arguments[0] in ALONE
         return
     given = parse(arguments)
     experiment = given.get("experiment")
