@@ -3,56 +3,83 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from subjectgen.runner import demo
-from subjectgen.runner.contact_sheet import CELL
-from subjectgen.runner.references import ReferenceFiles
+from subjectgen.runner.cli.main import main
+from subjectgen.runner.reports.sheet import CELL
 
 ROOT = Path(__file__).parents[1]
 EXPERIMENT = str(ROOT / "experiments" / "toybox" / "demo.yaml")
-KEYS = {"scene_accuracy", "scene_judge", "shape_accuracy", "shape_judge", "identity_top1", "identity_judge"}
+VARIANTS = {"mllm_only", "vae_only", "three_stage"}
+MEASURED = {"scene_accuracy", "shape_accuracy", "identity_top1"}
+
+
+def run_demo(out: Path, *options: object) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["demo", EXPERIMENT, "--out", str(out), "--device", "cpu", *map(str, options)])
+    assert ended.value.code == 0
 
 
 @pytest.fixture(scope="module")
 def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("demo")
-    fewer = ["comparisons.toys.dataset.toys=12", "comparisons.toys.dataset.scenes=1"]
-    demo.run_demo(folder, experiment=EXPERIMENT, overrides=fewer, device="cpu")
+    run_demo(folder, "--set", "comparisons.toys.dataset.toys=12", "--set", "comparisons.toys.dataset.scenes=1")
     return folder
 
 
-def test_scores_have_every_figure_for_every_schedule(out: Path) -> None:
-    scores = json.loads((out / "scores.json").read_text())
-    assert set(scores) == {"mllm_only", "vae_only", "three_stage"}
-    for score in scores.values():
-        assert score.keys() >= KEYS
-        assert set(score["sensitivity"]) == {"mllm", "vae"}
+@pytest.fixture(scope="module")
+def written(out: Path) -> dict:
+    return json.loads((out / "scores.json").read_text())
+
+
+def test_scores_have_every_figure_for_every_schedule(written: dict) -> None:
+    assert set(written["variants"]) == VARIANTS
+    assert written["calibration"].keys() >= MEASURED, "what the judges give to pictures whose truth is known"
+    for found in written["variants"].values():
+        assert found["scores"].keys() >= MEASURED
+        for score in found["scores"].values():
+            assert set(score) == {"value", "low", "high", "n", "missing", "unit", "better"}
+            assert score["low"] <= score["value"] <= score["high"]
+            assert score["n"] + score["missing"] == 12
+        assert set(found["sensitivity"]) == {"mllm", "vae"}
+        assert found["seed_change"] > 0
+
+
+def test_every_picture_has_its_row(out: Path) -> None:
+    assert {path.name for path in (out / "toys").iterdir() if path.is_dir()} >= VARIANTS
+    for variant in VARIANTS:
+        folder = out / "toys" / variant
+        rows = [json.loads(line) for line in (folder / "rows.jsonl").read_text().splitlines()]
+        assert len(rows) == len(list((folder / "images").glob("*.png"))) == 12
+        assert json.loads((folder / "settings.json").read_text())
 
 
 def test_the_sheet_and_the_page(out: Path) -> None:
     with Image.open(out / "sheet.png") as sheet:
         assert sheet.width == 4 * CELL
     page = (out / "index.html").read_text()
-    assert "sheet.png" in page
-    assert "identity_judge" in page
+    assert all(name in page for name in (*VARIANTS, *MEASURED))
+    assert not re.findall(r"""(?:src|href)=["'](?!data:|#)""", page), "all that the page shows is inside it"
+    assert page.count("data:image/") > 3 * 12
 
 
-def test_each_branch_matters_and_a_silent_one_does_not(out: Path) -> None:
-    scores = json.loads((out / "scores.json").read_text())
-    assert scores["mllm_only"]["sensitivity"]["vae"] == 0
-    assert scores["mllm_only"]["sensitivity"]["mllm"] > 0.02
-    assert scores["vae_only"]["sensitivity"]["vae"] > 0.02
-    assert min(scores["three_stage"]["sensitivity"].values()) > 0.01
+def test_each_branch_matters_and_a_silent_one_does_not(written: dict) -> None:
+    shift = {name: found["sensitivity"] for name, found in written["variants"].items()}
+    assert shift["mllm_only"]["vae"] == 0
+    assert shift["mllm_only"]["mllm"] > 0.02
+    assert shift["vae_only"]["vae"] > 0.02
+    assert min(shift["three_stage"].values()) > 0.01
 
 
-def test_the_trained_system_works(out: Path) -> None:
-    score = json.loads((out / "scores.json").read_text())["three_stage"]
-    assert score["scene_judge"] >= 0.97
-    assert score["identity_judge"] >= 0.9
+def test_the_trained_system_works(written: dict) -> None:
+    score = {name: found["value"] for name, found in written["variants"]["three_stage"]["scores"].items()}
+    judge = written["calibration"]
+    assert judge["scene_accuracy"] >= 0.97
+    assert judge["identity_top1"] >= 0.9
     assert score["scene_accuracy"] >= 0.8
     assert score["shape_accuracy"] >= 0.5
     assert score["identity_top1"] >= 0.4, "chance is 1 in 12"
@@ -61,13 +88,9 @@ def test_the_trained_system_works(out: Path) -> None:
 def test_your_own_picture(tmp_path: Path) -> None:
     picture = tmp_path / "mine.jpg"
     Image.effect_noise((120, 80), 60).convert("RGB").save(picture)
-    folder = tmp_path / "out"
-    demo.run_demo(
-        folder,
-        references=ReferenceFiles(pictures=[picture]),
-        prompts=["the toy at night"],
-        experiment=EXPERIMENT,
-        device="cpu",
-    )
-    names = {path.name for path in (folder / "own").iterdir()}
-    assert {"sheet.png", "three_stage-0.png", "three_stage-0.json"} <= names
+    run_demo(tmp_path / "out", "--reference", picture, "--prompt", "the toy at night")
+    folder = tmp_path / "out" / "own"
+    assert {path.name for path in folder.iterdir()} >= {*VARIANTS, "index.html"}
+    for variant in VARIANTS:
+        (image,) = (folder / variant).glob("*.png")
+        assert json.loads(image.with_suffix(".json").read_text())["prompt"] == "the toy at night"

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from subjectgen.core.plugins import Plugins
-from subjectgen.runner.cli import main
-from subjectgen.runner.experiment import Experiment
+from subjectgen.core import Schedule
+from subjectgen.runner.cli.main import main
+from subjectgen.runner.system.experiment import Experiment
 
 ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / "experiments").rglob("*.yaml"))
@@ -71,18 +72,30 @@ def test_the_full_model_is_the_papers(capsys: pytest.CaptureFixture[str]) -> Non
 
 @pytest.mark.parametrize(
     ("file", "stages"),
-    [("full", {"early", "middle", "late"}), ("mllm_only", {"early"}), ("vae_only", {"early", "late"})],
+    [("full", {"early", "middle", "late"}), ("mllm_only", {"early"}), ("vae_only", {"late"})],
 )
 def test_who_speaks_when(file: str, stages: set[str]) -> None:
-    settings = Experiment.read(SQUEEZE / f"{file}.yaml").settings
-    schedule = Plugins.discover().build(
-        "schedules", settings.schedule, where="schedule", branches=tuple(settings.branches)
-    )
-    points = [float(t) for t in schedule.timesteps()[:-1]]
+    points, schedule = sampled(SQUEEZE / f"{file}.yaml")
     assert {schedule.stage(t) for t in points} == stages
-    after_the_first = {name for t in points[1:] for name in schedule.active(t).names}
+    speaking = {name for t in points for name in schedule.active(t).names}
     expected = {"full": {"mllm", "vae"}, "mllm_only": {"mllm"}, "vae_only": {"vae"}}[file]
-    assert after_the_first == expected
+    assert speaking == expected
+
+
+def test_the_last_row_of_table_c_lets_the_mllm_speak_in_the_first_step() -> None:
+    """So the file says of the thresholds that it names, and so the toybox's comparison has it."""
+    changes = ["schedule.tau1=1.0", "schedule.tau2=1.0"]
+    points, schedule = sampled(SQUEEZE / "vae_only.yaml", changes)
+    assert [set(schedule.active(t).names) for t in points] == [{"mllm"}, *[{"vae"}] * (len(points) - 1)]
+    toys = Experiment.read(ROOT / "experiments" / "base" / "toybox.yaml").settings.shown()["toys"]
+    assert toys.variants["vae_only"] == {"schedule": {"tau1": 1.0, "tau2": 1.0}}
+
+
+def sampled(file: Path, changes: Sequence[str] = ()) -> tuple[list[float], Schedule]:
+    """Where velocities are taken, and the schedule."""
+    read = Experiment.read(file, changes)
+    schedule = read.parts.schedule.build(branches=tuple(read.settings.branches))
+    return [float(t) for t in schedule.timesteps()[:-1]], schedule
 
 
 def test_every_mllm_of_table_d_has_its_file_and_nothing_else_differs() -> None:

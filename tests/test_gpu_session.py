@@ -57,14 +57,14 @@ def test_what_is_counted_is_what_the_plan_counts(session: ModuleType) -> None:
     """The sampler's own streams, added up, against ``subjectgen plan``."""
     import torch
     from parts.build import denoiser, plugins
-    from parts.counting import image_flops
+    from parts.counting import image_flops, steps_of
     from parts.denoise import planned
     from parts.session import SMALL as SIZES, Session
     from parts.stand_ins import request
 
-    from subjectgen.runner.experiment import Experiment
+    from subjectgen.runner.planning.estimate import Question, estimate
     from subjectgen.runner.planning.formulas import MAP, flux_modulation
-    from subjectgen.runner.planning.plan import Request, make_plan
+    from subjectgen.runner.system.experiment import Experiment
 
     run = Session(out=Path(), sizes=SIZES, device=torch.device("cpu"), seconds=60)
     made = denoiser(run)
@@ -72,9 +72,9 @@ def test_what_is_counted_is_what_the_plan_counts(session: ModuleType) -> None:
     guidance = {"true_cfg": 2.5, "negative": "no_references"}
     sampled = planned(run, made, request(SIZES.prompt, SIZES.reference), 64, guidance=guidance)
     changes = ["schedule.guidance={true_cfg: 2.5, negative: no_references}", f"schedule.steps={SIZES.steps}"]
-    experiment = Experiment.read(ROOT / SIZES.experiment, [*changes, "backbone.lora=null"])
-    plan = make_plan(experiment, plugins(), Request(prompt_tokens=SIZES.prompt, reference_size=SIZES.reference))
-    looked_up = MAP * flux_modulation(sizes) * sum(len(work.streams) * (1 + work.joined) for work in sampled.work)
+    experiment = Experiment.read(ROOT / SIZES.experiment, [*changes, "backbone.lora=null"], plugins())
+    plan = estimate(experiment, Question(prompt_tokens=SIZES.prompt, reference_size=SIZES.reference))
+    looked_up = MAP * flux_modulation(sizes) * sum(len(step.streams) * (1 + step.joined) for step in steps_of(sampled))
     assert image_flops(sizes, sampled, cached=False) == plan["image"]["denoising_flops"] - looked_up
 
 

@@ -245,7 +245,7 @@ def test_the_others_train_and_generate_and_a_run_says_what_it_misses(folder: Pat
     steady = use("{name: 'acme-steady:steady'}")
     code, _, err = run("train", "mine.yaml", "--out", "run", "--device", "cpu", *steady)
     assert code == 0, err
-    assert (folder / "run" / "branches.mllm.aggregator.safetensors").is_file()
+    assert (folder / "run" / "trained" / "branches.mllm.aggregator.safetensors").is_file()
     assert json.loads((folder / "run" / "run.json").read_text())["plugins"]["acme-steady"] == "1.2"
     arguments = ("generate", "run", "--prompt", "the toy at night", "--out", "images", "--device", "cpu")
     code, out, err = run(*arguments)

@@ -42,7 +42,7 @@ def plugin_files(name: str) -> list[Path]:
 def source_files() -> Iterator[Path]:
     for folder in ("packages", "plugins", "tests", "docs", "experiments", ".ci"):
         yield from (path for path in (ROOT / folder).rglob("*") if path.is_file() and "__pycache__" not in path.parts)
-    yield from (path for path in ROOT.iterdir() if path.is_file() and path.name != ".coverage")
+    yield from (path for path in ROOT.iterdir() if path.is_file() and path.name not in (".coverage", ".git"))
 
 
 def imported(path: Path) -> Iterator[str]:
@@ -170,7 +170,12 @@ def test_public_names_are_documented(module: Any) -> None:
 
 def test_known_owners_are_what_the_distributions_offer() -> None:
     plugins = Plugins.discover({})
-    offered = {(kind, c.name): owner for kind in KINDS for owner, _, c in plugins.components(kind) if owner in PACKAGES}
+    offered = {
+        (kind, offer.component.name): offer.distribution
+        for kind in KINDS
+        for offer in plugins.offers(kind)
+        if offer.distribution in PACKAGES
+    }
     assert {(kind, name): owner for kind in KINDS for name, owner in OWNERS[kind].items()} == offered
 
 

@@ -1,4 +1,4 @@
-"""An aggregator written elsewhere is installed with pip, found, listed, built, and passes the conformance kit."""
+"""Parts written elsewhere are installed with pip, found, listed and built; they pass the kit, train and generate."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from subprocess import CompletedProcess
 from typing import TypeAlias
 
 import pytest
+from PIL import Image
 
 Run: TypeAlias = Callable[..., str]
 
 EXAMPLE = Path(__file__).parent / "third_party_example"
+TOY = Path(__file__).parents[1] / "docs" / "tutorial" / "toy.png"
 
 pytestmark = pytest.mark.slow
 
@@ -22,7 +24,7 @@ import json
 from subjectgen.core.plugins import Plugins
 plugins = Plugins.discover()
 print(json.dumps({
-    "mean": [name for name, _, c in plugins.components("aggregators") if c.name == "mean"],
+    "mean": [one.distribution for one in plugins.offers("aggregators") if one.component.name == "mean"],
     "others": sorted(plugins.distributions()),
     "broken": {broken.distribution: broken.error for broken in plugins.broken},
 }))
@@ -94,6 +96,7 @@ def test_it_is_listed_and_trains_and_generates_from_the_demos_yaml(installed: Pa
     experiment = str(Path(__file__).parents[1] / "experiments" / "toybox" / "demo.yaml")
     changes = [
         "branches.mllm.aggregator={name: mean}",
+        "trained=null",
         "schedule.steps=3",
         "training.dataset={name: toy_pairs, toys: 4, views: 2}",
         "training.phases=[{branches: [mllm], steps: 1}, {steps: 1}]",
@@ -101,6 +104,28 @@ def test_it_is_listed_and_trains_and_generates_from_the_demos_yaml(installed: Pa
     ]
     overrides = [argument for change in changes for argument in ("--set", change)]
     run(*command, "train", experiment, "--out", "run", "--device", "cpu", *overrides)
-    assert (installed / "run" / "branches.mllm.aggregator.safetensors").is_file()
+    assert (installed / "run" / "trained" / "branches.mllm.aggregator.safetensors").is_file()
     arguments = ("--prompt", "the toy at night", "--out", "images", "--device", "cpu")
     assert run(*command, "generate", "run", *arguments).strip().endswith(".png")
+
+
+def test_a_backbone_of_another_family_trains_and_generates(installed: Path, run: Run) -> None:
+    """Qwen-Image's transformer beside the toybox's encoders: one YAML, and no change in this repository."""
+    command, experiment, place = ("-m", "subjectgen.runner"), "source/qwen.yaml", ("--device", "cpu")
+    run(*command, "check", experiment, "--build")
+    run(*command, "train", experiment, "--out", "qwen", *place)
+    (line,) = (json.loads(text) for text in (installed / "qwen" / "metrics.jsonl").read_text().splitlines())
+    assert line["step"] == 2
+    assert (installed / "qwen" / "trained" / "qwen.safetensors").is_file()
+
+    pictures = []
+    for drawn in ("qwen", experiment):  # trained, and as it was before
+        words = ("--prompt", "the toy at night", "--reference", str(TOY), "--out", f"{Path(drawn).stem}-images")
+        (path,) = run(*command, "generate", drawn, *words, *place).split()
+        record = json.loads((installed / path).with_suffix(".json").read_text())
+        assert record["settings"]["backbone"]["name"] == "qwen_image"
+        assert record["plugins"]["subjectgen-example-mean"] == "0.1.0"
+        with Image.open(installed / path) as opened:
+            pictures.append(opened.convert("RGB"))
+    assert [picture.size for picture in pictures] == [(64, 64)] * 2
+    assert pictures[0].tobytes() != pictures[1].tobytes(), "two steps of training change the picture"

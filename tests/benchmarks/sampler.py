@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,14 @@ from diffusers import FlowMatchEulerDiscreteScheduler, FluxKontextPipeline, Flux
 from torch import Tensor, nn
 
 from subjectgen.backbones.packing import pack_latents, unpack_latents
-from subjectgen.core import Guidance, Streams, TokenGroup
-from subjectgen.core.plugins import Plugins
-from subjectgen.runner import sampling
-from subjectgen.runner.assemble import System
-from subjectgen.runner.experiment import Experiment
+from subjectgen.backbones.positions import reference_position_ids
+from subjectgen.core import StepConditions, Streams, TokenGroup
+from subjectgen.runner.generation.denoising import StageInputs
+from subjectgen.runner.generation.samplers import euler, noise
+from subjectgen.runner.system.build import build_system
+from subjectgen.runner.system.experiment import Experiment
+from subjectgen.runner.system.system import System
+from subjectgen.testing.backbone import reference_group, token_group
 
 Run = Callable[[], Tensor]
 DEMO = Path(__file__).parents[2] / "experiments" / "toybox" / "demo.yaml"
@@ -38,9 +42,9 @@ def system(options: argparse.Namespace) -> System:
     """The demo's experiment on a slice of FLUX; its encoders are not used."""
     sizes = {"num_layers": options.double, "num_single_layers": options.single, "num_attention_heads": options.heads}
     changes = ["backbone=null", f"backbone={{name: flux, dtype: {options.dtype}, architecture: {json.dumps(sizes)}}}"]
-    built = System(Experiment.read(DEMO, changes), Plugins.discover(), device=options.device)
+    changes.append(f"schedule.guidance.embedded={EMBEDDED}")  # a slice of FLUX has the input, the demo's has not
+    built = build_system(Experiment.read(DEMO, changes), device=options.device)
     nn.init.normal_(built.backbone.transformer.proj_out.weight, std=0.02)  # untrained, it is zero
-    built.backbone.eval()
     return built
 
 
@@ -49,63 +53,73 @@ def system(options: argparse.Namespace) -> System:
 
 def peers(built: System, options: argparse.Namespace, *, references: bool, scale: float) -> dict[str, Run]:
     """Our sampler and diffusers' pipeline on the same transformer, tokens, steps and passes."""
-    start = sampling.noise(range(options.batch), (CHANNELS, 2 * options.side, 2 * options.side)).to(built.device)
+    start = noise(range(options.batch), (CHANNELS, 2 * options.side, 2 * options.side)).to(built.device)
     streams = made_streams(built, options, seed=0, references=references)
     both = (streams,) if scale == 1.0 else (streams, made_streams(built, options, seed=1, references=references))
     times = tuple(1 - step / options.steps for step in range(options.steps + 1))
-    guidance = Guidance(embedded=EMBEDDED, true_cfg=scale)
 
-    def planned(joined: bool) -> sampling.Plan:
+    def ours(joined: bool) -> Given:
         fed = (stacked(both),) if joined else both
-        work = sampling.Work(streams=fed, joined=joined, guidance=guidance)
-        return sampling.Plan(times=times, stages=("all",) * options.steps, work=(work,) * options.steps)
+        return Given(built, times, StageInputs(streams=fed, joined=joined, embedded=EMBEDDED, scale=scale))
 
     rows: dict[str, Run] = {"diffusers": diffusers_loop(built, options, both, start, scale)}
-    rows["ours"] = lambda: prepared(built, planned(False), start)
-    rows["ours, modulation in every step"] = lambda: sampling.denoise(built, planned(False), start)
+    rows["ours"] = lambda: ours(False).sampled(start)
+    rows["ours, modulation in every step"] = lambda: ours(False).sampled(start, prepared=False)
     if scale != 1.0:
-        rows["ours, both passes in one batch"] = lambda: prepared(built, planned(True), start)
+        rows["ours, both passes in one batch"] = lambda: ours(True).sampled(start)
     return rows
 
 
-def prepared(built: System, plan: sampling.Plan, start: Tensor) -> Tensor:
-    """Our loop, with what is computed before the first step."""
-    with sampling.ready(built, [plan]):
-        return sampling.denoise(built, plan, start)
+@dataclass(frozen=True)
+class Given:
+    """What every step feeds the backbone."""
+
+    built: System
+    times: tuple[float, ...]
+    inputs: StageInputs
+
+    def sampled(self, start: Tensor, *, prepared: bool = True) -> Tensor:
+        """The runner's own loop; ``prepared``: with what is computed before the first step."""
+        backbone = self.built.backbone
+        if prepared:
+            backbone = backbone.prepare([StepConditions(t, None, EMBEDDED) for t in self.times[:-1]])
+        return euler(lambda x, t: self.inputs.velocity(backbone, x, x.new_tensor(t)), start, self.times)
 
 
 def made_streams(built: System, options: argparse.Namespace, *, seed: int, references: bool) -> Streams:
-    """Random context, and one reference at Kontext's positions: (1, row, column)."""
+    """Random context, and one reference of the target's size."""
     chance = torch.Generator().manual_seed(seed)
     grid, place = (options.side, options.side), {"device": built.device, "dtype": getattr(torch, options.dtype)}
     tokens = torch.randn(options.batch, options.text + options.image, CONTEXT, generator=chance).to(**place)
-    rows, columns = torch.meshgrid(torch.arange(grid[0]), torch.arange(grid[1]), indexing="ij")
-    ids = torch.stack([torch.ones_like(rows), rows, columns], dim=-1).flatten(0, 1).float()
     latents = torch.randn(options.batch, CHANNELS, 2 * grid[0], 2 * grid[1], generator=torch.Generator().manual_seed(9))
-    return Streams(
-        target_grid=grid,
-        context=(group(tokens, torch.zeros(tokens.shape[1], 3)),),
-        image=(group(pack_latents(latents.to(**place), 2), ids),) if references else (),
-        image_grids=(grid,) if references else (),
-    )
-
-
-def group(tokens: Tensor, ids: Tensor) -> TokenGroup:
-    """Tokens that all count."""
-    mask = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
-    return TokenGroup(tokens=tokens, mask=mask, position_ids=ids.to(tokens.device))
+    picture = reference_group(pack_latents(latents.to(**place), 2), 0, grid)
+    return Streams(target_grid=grid, context=(token_group(tokens),), references=(picture,) if references else ())
 
 
 def stacked(parts: Sequence[Streams]) -> Streams:
     """Two passes as one batch."""
-    joined = [
-        tuple(
-            group(torch.cat([one.tokens for one in groups]), groups[0].position_ids)
-            for groups in zip(*kind, strict=True)
-        )
-        for kind in ([part.context for part in parts], [part.image for part in parts])
-    ]
-    return replace(parts[0], context=joined[0], image=joined[1])
+    context, references = (
+        tuple(joined_groups(groups) for groups in zip(*kind, strict=True))
+        for kind in ([part.context for part in parts], [part.references for part in parts])
+    )
+    return replace(parts[0], context=context, references=references)
+
+
+def joined_groups(groups: Sequence[TokenGroup]) -> TokenGroup:
+    """The rows of one after those of another."""
+    tokens, mask = (torch.cat([getattr(one, name) for one in groups]) for name in ("tokens", "mask"))
+    return replace(groups[0], tokens=tokens, mask=mask)
+
+
+class PlacedKontext(FluxKontextPipeline):
+    """Kontext's pipeline with the reference where our backbone has it; Kontext's own is (1, row, column)."""
+
+    def prepare_latents(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """As the pipeline's own; the last are the reference's position ids."""
+        latents, reference, ids, own = super().prepare_latents(*args, **kwargs)
+        side = math.isqrt(len(own))
+        (placed,) = reference_position_ids((side, side), [(side, side)], device=own.device)
+        return latents, reference, ids, placed.to(own.dtype)
 
 
 def diffusers_loop(
@@ -113,7 +127,7 @@ def diffusers_loop(
 ) -> Run:
     """``FluxPipeline`` without references, ``FluxKontextPipeline`` with one: their denoising code, given embeddings."""
     transformer, dtype = built.backbone.transformer, getattr(torch, options.dtype)
-    kind = FluxKontextPipeline if both[0].image else FluxPipeline
+    kind = PlacedKontext if both[0].references else FluxPipeline
     nothing = dict.fromkeys(("vae", "text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2"))
     scheduler = FlowMatchEulerDiscreteScheduler(shift=1.0, use_dynamic_shifting=False)
     pipeline = kind(scheduler=scheduler, transformer=transformer, **nothing)
@@ -124,9 +138,9 @@ def diffusers_loop(
         given |= {"negative_prompt_embeds": both[1].context[0].tokens, "negative_pooled_prompt_embeds": pooled}
         given["true_cfg_scale"] = scale
     side = 16 * options.side
-    if both[0].image:
+    if both[0].references:
         grid = (options.side, options.side)
-        given |= {"image": unpack_latents(both[0].image[0].tokens, grid, 2), "_auto_resize": False}
+        given |= {"image": unpack_latents(both[0].references[0].tokens, grid, 2), "_auto_resize": False}
         given["max_area"] = side * side
 
     def run() -> Tensor:

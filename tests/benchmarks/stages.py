@@ -18,10 +18,11 @@ from typing import Any
 import torch
 import yaml
 from _side_by_side import flops, measure, ratio
-from sampler import CHANNELS, CONTEXT, EMBEDDED, Run, arguments, describe, header, prepared
+from sampler import CHANNELS, CONTEXT, EMBEDDED, Run, arguments, describe, header
 from torch import nn
 
 from subjectgen.core import (
+    ChangesWeights,
     Component,
     Conditioning,
     Config as BaseConfig,
@@ -33,9 +34,12 @@ from subjectgen.core import (
     hookimpl,
 )
 from subjectgen.core.plugins import Plugins
-from subjectgen.runner import sampling
-from subjectgen.runner.assemble import System
-from subjectgen.runner.experiment import Experiment
+from subjectgen.runner.generation.batches import denoise
+from subjectgen.runner.generation.denoising import Denoising, StageInputs, prepare
+from subjectgen.runner.generation.samplers import noise
+from subjectgen.runner.system.build import build_system
+from subjectgen.runner.system.experiment import Experiment
+from subjectgen.runner.system.system import System
 
 GRID = "cosine"
 NEGATIVES = ("empty", "no_references", "same")
@@ -49,9 +53,9 @@ class Words(nn.Module):
     class Config(BaseConfig):
         """Numbers of tokens."""
 
-        text: int
+        text: ChangesWeights[int]
         """Of a prompt."""
-        image: int
+        image: ChangesWeights[int]
         """Of a reference."""
 
     inputs = frozenset({"text", "references"})
@@ -76,7 +80,7 @@ class Pictures(nn.Module):
     class Config(BaseConfig):
         """Size."""
 
-        side: int
+        side: ChangesWeights[int]
         """Latent pixels along each axis."""
 
     inputs = frozenset({"references"})
@@ -136,9 +140,8 @@ def system(options: argparse.Namespace, **schedule: Any) -> System:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "benchmark.yaml"
         path.write_text(yaml.safe_dump(tree))
-        built = System(Experiment.read(path), plugins, device=options.device)
+        built = build_system(Experiment.read(path, plugins=plugins), device=options.device)
     nn.init.normal_(built.backbone.transformer.proj_out.weight, std=0.02)
-    built.backbone.eval()
     return built
 
 
@@ -162,25 +165,28 @@ def systems(options: argparse.Namespace) -> dict[str, System]:
         "zeroed": system(options, name="three_stage", inactive="zero", guidance=ONE_PASS),
         "dropped": system(options, name="three_stage", guidance=ONE_PASS),
     }
-    for one in built.values():
-        one.backbone = built["always on"].backbone
-    return built
+    return {name: replace(one, backbone=built["always on"].backbone) for name, one in built.items()}
 
 
-def planned(one: System, options: argparse.Namespace) -> sampling.Plan:
+def planned(one: System, options: argparse.Namespace) -> Denoising:
     """A batch with its streams."""
-    return sampling.plan(one, samples(options.batch), (2 * options.side, 2 * options.side))
+    return prepare(one, samples(options.batch), (2 * options.side, 2 * options.side))
+
+
+def steps_of(denoising: Denoising) -> list[StageInputs]:
+    """What each step feeds the backbone."""
+    return [denoising.inputs[denoising.passes(t)] for t in denoising.times[:-1]]
 
 
 def start(options: argparse.Namespace) -> torch.Tensor:
     """The noise of seeds 0, 1, ..."""
     shape = (CHANNELS, 2 * options.side, 2 * options.side)
-    return sampling.noise(range(options.batch), shape).to(options.device)
+    return noise(range(options.batch), shape).to(options.device)
 
 
 def tokens(streams: Streams, options: argparse.Namespace) -> int:
     """In the whole sequence."""
-    return options.side**2 + sum(group.tokens.shape[1] for group in (*streams.context, *streams.image))
+    return options.side**2 + sum(group.tokens.shape[1] for group in (*streams.context, *streams.references))
 
 
 def masked(full: Streams, dropped: Streams) -> Streams:
@@ -189,31 +195,32 @@ def masked(full: Streams, dropped: Streams) -> Streams:
     def hide(groups: tuple[TokenGroup, ...], kept: bool) -> tuple[TokenGroup, ...]:
         return groups if kept else tuple(replace(one, mask=torch.zeros_like(one.mask)) for one in groups)
 
-    return replace(full, context=hide(full.context, bool(dropped.context)), image=hide(full.image, bool(dropped.image)))
+    context = hide(full.context, bool(dropped.context))
+    return replace(full, context=context, references=hide(full.references, bool(dropped.references)))
 
 
 def stage_streams(built: dict[str, System], options: argparse.Namespace) -> dict[str, tuple[float, dict[str, Streams]]]:
     """By stage: a timestep, and what each row feeds the backbone there."""
     plans = {name: planned(one, options) for name, one in built.items()}
     found: dict[str, tuple[float, dict[str, Streams]]] = {}
-    for number, stage in enumerate(plans["dropped"].stages):
-        fed = {name: plan.work[number].streams[0] for name, plan in plans.items()}
+    for number, t in enumerate(plans["dropped"].times[:-1]):
+        fed = {name: steps_of(plan)[number].streams[0] for name, plan in plans.items()}
         fed["masked"] = masked(fed["always on"], fed["dropped"])
-        found[stage] = plans["dropped"].times[number], fed
+        found[built["dropped"].schedule.stage(t)] = t, fed
     return found
 
 
 def report_stages(built: dict[str, System], options: argparse.Namespace) -> None:
     """One velocity per stage. ``of counted``: share of the counted saving that was realised."""
-    backbone, noise = built["always on"].backbone, start(options)
+    backbone, latents = built["always on"].backbone, start(options)
     print(f"\nOne step of each stage\n{header(options, grid=GRID, guidance=ALONE)}")
     print("masked: all tokens, those of silent branches hidden from everyone, with a mask; difference: to dropped")
     titles = f"{'counted':>10}{'measured':>10}{'of counted':>12}{'difference':>12}"
     print(f"{'':22}{'tokens':>8}{'ms':>10}{'GFLOPs':>10}{titles}")
     for stage, (t, fed) in stage_streams(built, options).items():
-        when = torch.full((len(noise),), t, device=noise.device)
+        when = torch.full((len(latents),), t, device=latents.device)
         rows: dict[str, Run] = {
-            name: (lambda one=one, when=when: backbone(noise, when, one, guidance=EMBEDDED))
+            name: (lambda one=one, when=when: backbone(latents, when, one, guidance=EMBEDDED))
             for name, one in fed.items()
         }
         times = measure(rows, options.repeats, options.device)
@@ -229,11 +236,9 @@ def report_stages(built: dict[str, System], options: argparse.Namespace) -> None
 
 def report_images(rows: dict[str, System], options: argparse.Namespace, title: str, scale: str) -> None:
     """Whole samplings without the encoders, which run once; the first row is the base."""
-    noise = start(options)
+    latents = start(options)
     plans = {name: planned(one, options) for name, one in rows.items()}
-    runs: dict[str, Run] = {
-        name: (lambda one=one, name=name: prepared(one, plans[name], noise)) for name, one in rows.items()
-    }
+    runs: dict[str, Run] = {name: (lambda plan=plan: denoise(plan, latents)) for name, plan in plans.items()}
     times, counts = measure(runs, options.repeats, options.device), {name: flops(run) for name, run in runs.items()}
     first = next(iter(rows))
     final = {name: run() for name, run in runs.items()}
@@ -243,9 +248,10 @@ def report_images(rows: dict[str, System], options: argparse.Namespace, title: s
     print(f"{'':40}{'calls':>7}{'ms':>10}{'GFLOPs':>10}{titles}")
     for name in rows:
         counted, took = counts[first] / counts[name], 1 / ratio(times, name, first)
+        calls = sum(len(step.streams) for step in steps_of(plans[name]))
         change = float((final[name] - final[first]).norm() / final[first].norm())
         print(
-            f"{name:40}{plans[name].passes:7}{statistics.median(times[name]):10.1f}{counts[name] / 1e9:10.1f}"
+            f"{name:40}{calls:7}{statistics.median(times[name]):10.1f}{counts[name] / 1e9:10.1f}"
             f"{counted:9.2f}x{took:9.2f}x{realised(counted, took):>12}{change:12.1e}"
         )
 
@@ -260,9 +266,7 @@ def negatives(built: System, options: argparse.Namespace) -> dict[str, System]:
     for negative in NEGATIVES:
         key = f"three stages, negative {negative}"
         rows[key] = system(options, name="three_stage", guidance={**guidance, "negative": negative})
-    for one in rows.values():
-        one.backbone = built.backbone
-    return rows
+    return {name: replace(one, backbone=built.backbone) for name, one in rows.items()}
 
 
 @torch.no_grad()

@@ -112,7 +112,7 @@ def run_part(name: str, session: Any, about: dict[str, Any]) -> str:
     """Run one part and write its JSON, whatever happens; returns ``done`` or ``failed``."""
     from parts.machine import collect
 
-    from subjectgen.runner.saving import write_json
+    from subjectgen.core.json_files import write_json
 
     print(f"== {name}", flush=True)
     session.begin()

@@ -108,18 +108,21 @@ def picture(memory: str) -> Tensor:
     """The demo's, in float32."""
     from parts.build import plugins
 
-    from subjectgen.runner.pipeline import SubjectPipeline
+    from subjectgen.runner.generation.pipeline import SubjectPipeline
 
     changes = [f"memory={memory}", "memory.dtype=float32", "schedule.steps=4"]
     made = SubjectPipeline.from_experiment(DEMO, overrides=changes, device="cuda", plugins=plugins())
     reference = torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(0))
     from subjectgen.core import Reference, Sample
+    from subjectgen.runner.generation.request import Request
 
     sample = Sample(prompt="the toy on grass", references=(Reference(image=reference),))
-    return made.generate([sample], [0]).tensors
+    return made.generate(Request.of([sample], [0])).tensors[0]
 
 
-@pytest.mark.parametrize("memory", ["{offload: mllm}", "{offload: mllm, release_modulation: true}", "{offload: group}"])
+@pytest.mark.parametrize(
+    "memory", ["{offload: encoders}", "{offload: encoders, release_modulation: true}", "{offload: group}"]
+)
 def test_memory_modes_make_the_same_picture(memory: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(HERE))
     found, expected = picture(memory), picture("{offload: none}")
@@ -129,7 +132,7 @@ def test_memory_modes_make_the_same_picture(memory: str, monkeypatch: pytest.Mon
 
 @pytest.mark.skipif(find_spec("torchao") is None, reason="needs torchao")
 def test_eight_bits_are_near() -> None:
-    from subjectgen.runner.memory import quantize
+    from subjectgen.runner.system.quantization import quantize
 
     expected = velocity(backbone("bfloat16").cuda(), "cuda")
     made = backbone("bfloat16").cuda()

@@ -50,7 +50,7 @@ def test_real_renders_score_as_the_judge_does(samples: list[Sample], metric: Toy
 
 
 def test_calibration_is_what_the_published_results_say(metric: ToyScores) -> None:
-    """docs/results/dynaip.json, written by the metrics of version 0.1."""
+    """In docs/results, written by the metrics of version 0.1."""
     known = metric.calibrate()
     assert known["scene_accuracy"] == 0.9947916666666666
     assert known["shape_accuracy"] == 0.9427083333333334

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
@@ -16,11 +16,14 @@ from parts.stand_ins import StandIns as LocalPlugin
 from subjectgen.backbones.compilation import VARIANTS, compile_blocks
 from subjectgen.backbones.flux import FluxBackbone
 from subjectgen.backbones.options import FluxArchitecture
+from subjectgen.core import Part
 from subjectgen.core.plugins import Plugins
-from subjectgen.runner.assemble import System
-from subjectgen.runner.experiment import Experiment, MemorySettings
 from subjectgen.runner.planning.shipped import Shipped
 from subjectgen.runner.planning.stand_ins import StandIns
+from subjectgen.runner.system.build import build_system
+from subjectgen.runner.system.experiment import Experiment
+from subjectgen.runner.system.settings import MemorySettings
+from subjectgen.runner.system.system import System
 
 diffusers.utils.logging.set_verbosity_error()  # it warns whenever an attention backend is chosen
 WITHOUT_ADAPTER = "backbone.lora=null"
@@ -39,41 +42,27 @@ def plugins() -> Plugins:
     return found
 
 
-class RandomSystem(System):
+def random_system(
+    experiment: Experiment, *, device: torch.device, memory: MemorySettings | None = None, blocks: bool = True
+) -> System:
     """An experiment with random weights on its device.
 
-    Encoders are built as ``subjectgen plan`` builds them, from shipped configs and with one token per word, but with
-    numbers in their weights. The backbone takes its sizes from its checkpoint's config.
+    Encoders and autoencoder are built as ``subjectgen plan`` builds them, from shipped configs and with one token per
+    word, but with numbers in their weights. The backbone takes its sizes from its checkpoint's config.
     """
+    sources = StandIns(Shipped(experiment.plugins))
 
-    def __init__(
-        self,
-        experiment: Experiment,
-        found: Plugins,
-        *,
-        device: torch.device,
-        memory: MemorySettings | None = None,
-        reuse: System | None = None,
-        blocks: bool = True,
-    ) -> None:
-        self._blocks = blocks
-        super().__init__(experiment, found, device=device, memory=memory, reuse=reuse)
-        proj_out = self.backbone.transformer.proj_out.weight
-        nn.init.normal_(proj_out, std=0.02)  # untrained, it is zero
-        for module in self.trained_modules():
-            module.eval()
+    def make(part: Part, **runtime: Any) -> Any:
+        with torch.device(device):
+            if hasattr(part.target, "planned"):
+                return part.target.planned(part.config, sources)
+            if isinstance(part.config, FluxBackbone.Config):
+                return part.target(sized(part.config, blocks=blocks))
+            return part.build(**runtime)
 
-    def _place(self) -> AbstractContextManager[Any]:
-        return torch.device(self.device)
-
-    def _build(self, kind: str, spec: Mapping[str, Any], where: str, **runtime: Any) -> Any:
-        if kind not in ("encoders", "backbones"):
-            return super()._build(kind, spec, where, **runtime)
-        target, config = self.plugins.configure(kind, spec, where=where, **self.experiment.place())
-        with self._place():
-            if hasattr(target, "planned"):
-                return target.planned(config, StandIns(Shipped(self.plugins)))
-            return target(sized(config, blocks=self._blocks) if isinstance(config, FluxBackbone.Config) else config)
+    made = build_system(experiment, device=device, memory=memory, make=make)
+    nn.init.normal_(made.backbone.transformer.proj_out.weight, std=0.02)  # untrained, it is zero
+    return made
 
 
 def sized(config: FluxBackbone.Config, *, blocks: bool = True) -> FluxBackbone.Config:
@@ -92,24 +81,18 @@ def sized(config: FluxBackbone.Config, *, blocks: bool = True) -> FluxBackbone.C
 
 def experiment(session: Session, changes: Sequence[str] = ()) -> Experiment:
     """The session's experiment, changed by the command line and by a part."""
-    return Experiment.read(ROOT / session.sizes.experiment, [*changes, *session.changes])
+    return Experiment.read(ROOT / session.sizes.experiment, [*changes, *session.changes], plugins())
 
 
 def system(
-    session: Session,
-    changes: Sequence[str] = (),
-    *,
-    memory: MemorySettings | None = None,
-    reuse: System | None = None,
-    blocks: bool = True,
-) -> RandomSystem:
+    session: Session, changes: Sequence[str] = (), *, memory: MemorySettings | None = None, blocks: bool = True
+) -> System:
     """Built, and nothing compiled."""
     torch.manual_seed(session.seed)
-    made = experiment(session, changes)
-    return RandomSystem(made, plugins(), device=session.device, memory=memory, reuse=reuse, blocks=blocks)
+    return random_system(experiment(session, changes), device=session.device, memory=memory, blocks=blocks)
 
 
-def denoiser(session: Session) -> RandomSystem:
+def denoiser(session: Session) -> System:
     """Backbone and autoencoder, the adapter merged; random tokens stand for the multimodal LLM. One for all parts.
 
     Its blocks are compiled if the session says so: run it :func:`eagerly`, or as it is.

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from subjectgen.core import Streams
+from subjectgen.runner.generation.denoising import Denoising, StageInputs
 from subjectgen.runner.planning.formulas import MAP, Tokens, flux_modulation, flux_work
-from subjectgen.runner.sampling import Plan
 
 
 def tokens_of(streams: Streams) -> Tokens:
@@ -16,7 +16,7 @@ def tokens_of(streams: Streams) -> Tokens:
     return Tokens(
         context=sum(group.tokens.shape[1] for group in streams.context),
         target=math.prod(streams.target_grid),
-        references=sum(group.tokens.shape[1] for group in streams.image),
+        references=sum(group.tokens.shape[1] for group in streams.references),
     )
 
 
@@ -31,14 +31,24 @@ def pass_flops(sizes: Mapping[str, Any], tokens: Tokens) -> int:
     return flux_work(sizes, tokens).total - MAP * flux_modulation(sizes)
 
 
-def image_flops(sizes: Mapping[str, Any], plan: Plan, *, cached: bool) -> int:
+def steps_of(denoising: Denoising) -> list[StageInputs]:
+    """What each step feeds the backbone."""
+    return [denoising.inputs[denoising.passes(t)] for t in denoising.times[:-1]]
+
+
+def stages_of(denoising: Denoising) -> list[str]:
+    """The stage of each step."""
+    return [denoising.system.schedule.stage(t) for t in denoising.times[:-1]]
+
+
+def image_flops(sizes: Mapping[str, Any], denoising: Denoising, *, cached: bool) -> int:
     """All passes of a sampling; with ``cached``, the references once and then their keys and values only."""
     total, references = 0, 0
-    for work in plan.work:
-        for streams in work.streams:
+    for step in steps_of(denoising):
+        for streams in step.streams:
             tokens = tokens_of(streams)
             references = max(references, tokens.references)
-            total += (2 if work.joined else 1) * pass_flops(sizes, tokens.with_cache() if cached else tokens)
+            total += (2 if step.joined else 1) * pass_flops(sizes, tokens.with_cache() if cached else tokens)
     if cached:
         total += pass_flops(sizes, Tokens(context=0, target=0, references=references))
     return total

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from parts.build import denoiser, eagerly, use_attention
-from parts.counting import pass_flops, shown, tokens_of
+from parts.counting import pass_flops, shown, stages_of, steps_of, tokens_of
 from parts.machine import Run, memory_used, summary, timed
 from parts.session import Session, best, target
 from parts.stand_ins import prompt, request
 from subjectgen.core import Sample, Streams
-from subjectgen.runner import sampling
-from subjectgen.runner.assemble import System
+from subjectgen.runner.generation import samplers
+from subjectgen.runner.generation.denoising import Denoising, prepare
+from subjectgen.runner.system.system import System
 
 BACKENDS = ("native", "_native_cudnn", "_native_flash", "_flash_3", "_flash_3_hub")
 """Of diffusers: torch's SDPA as it chooses, its cuDNN and FlashAttention-2 kernels, FlashAttention-3."""
@@ -29,7 +30,7 @@ class Step:
     """One pass of the backbone: a stage at an image size."""
 
     name: str
-    plan: sampling.Plan
+    denoising: Denoising
     number: int
     """The first step of the stage."""
     latents: torch.Tensor
@@ -37,12 +38,14 @@ class Step:
     @property
     def streams(self) -> Streams:
         """What it feeds the backbone."""
-        return self.plan.work[self.number].streams[0]
+        return steps_of(self.denoising)[self.number].streams[0]
 
-    def once(self, made: System) -> Run:
-        """The pass, inside of :func:`prepared`."""
-        t = torch.tensor(self.plan.times[self.number], device=self.latents.device)
-        return lambda: self.plan.work[self.number].velocity(made.backbone, self.latents, t)
+    def once(self) -> Run:
+        """The pass; what comes before the first step, such as the modulation of all steps, is made now."""
+        ready = self.denoising.ready()
+        t = torch.tensor(ready.times[self.number], device=self.latents.device)
+        inputs = steps_of(ready)[self.number]
+        return lambda: inputs.velocity(ready.backbone, self.latents, t)
 
 
 def run(session: Session) -> dict[str, Any]:
@@ -61,7 +64,7 @@ def run(session: Session) -> dict[str, Any]:
             "lora": "merged: a model without an adapter runs the same operations",
             "passes": "one, batch 1",
             "modulation": "looked up from the table of all steps, and not counted",
-            "grid": dict(made.schedule_spec).get("grid"),
+            "grid": made.experiment.settings.schedule.get("grid"),
             "compile": "torch.compile of the repeated blocks, default mode" if session.compiled else "not compiled",
         },
         "results": {"steps": rows, "backends_not_here": refused, "left_out": left_out},
@@ -87,35 +90,29 @@ def steps(session: Session, made: System) -> Iterator[Step]:
     """Every stage at every image size; and without references at the largest, as FLUX.1-dev is timed elsewhere."""
     sample = request(session.sizes.prompt, session.sizes.reference)
     for pixels in session.sizes.images:
-        plan = planned(session, made, sample, pixels)
+        denoising = planned(session, made, sample, pixels)
         latents = noise(session, made, pixels)
-        for stage in dict.fromkeys(plan.stages):
-            yield Step(name=f"{pixels} px, {stage}", plan=plan, number=plan.stages.index(stage), latents=latents)
+        stages = stages_of(denoising)
+        for stage in dict.fromkeys(stages):
+            number = stages.index(stage)
+            yield Step(name=f"{pixels} px, {stage}", denoising=denoising, number=number, latents=latents)
     text = planned(session, made, Sample(prompt=prompt(4 * session.sizes.prompt)), pixels, name="always_on")
-    yield Step(name=f"{pixels} px, text to image", plan=text, number=0, latents=latents)
+    yield Step(name=f"{pixels} px, text to image", denoising=text, number=0, latents=latents)
 
 
-def planned(session: Session, made: System, sample: Sample, pixels: int, **schedule: Any) -> sampling.Plan:
+def planned(session: Session, made: System, sample: Sample, pixels: int, **schedule: Any) -> Denoising:
     """One image in one pass through three stages; ``schedule`` changes that."""
     embedded = {"embedded": 2.5} if made.backbone.guidance_embedded else {}
-    given = dict(made.experiment.settings.schedule)
-    spec = {**given, "steps": session.sizes.steps, "guidance": {**embedded, "true_cfg": 1.0}, **schedule}
-    if spec["name"] != given["name"]:
-        spec = {key: spec[key] for key in ("name", "steps", "guidance", "grid") if key in spec}
-    made.use_schedule(spec)
-    return sampling.plan(made, [sample], made.latent_shape(pixels, pixels)[1:])
+    given = made.experiment.settings.schedule
+    change = {key: given[key] for key in ("name", "grid") if key in given}  # another schedule starts afresh
+    change |= {"steps": session.sizes.steps, "guidance": {**embedded, "true_cfg": 1.0}, **schedule}
+    changed = made.with_schedule(made.experiment.changed({"schedule": change}))
+    return prepare(changed, [sample], made.latent_shape(pixels, pixels)[1:])
 
 
 def noise(session: Session, made: System, pixels: int) -> torch.Tensor:
     """Where sampling starts."""
-    return sampling.noise([session.seed], made.latent_shape(pixels, pixels)).to(session.device)
-
-
-@contextmanager
-def prepared(made: System, plan: sampling.Plan) -> Iterator[None]:
-    """The modulation of all steps is there."""
-    with torch.no_grad(), sampling.ready(made, [plan]):
-        yield
+    return samplers.noise([session.seed], made.latent_shape(pixels, pixels)).to(session.device)
 
 
 def available(session: Session, made: System) -> tuple[list[str], dict[str, str]]:
@@ -139,20 +136,19 @@ def row(session: Session, made: System, step: Step, backends: list[str], left_ou
     tokens = tokens_of(step.streams)
     flops = pass_flops(made.backbone.transformer.config, tokens)
     found: dict[str, Any] = {"step": step.name, "tokens": shown(tokens), "teraflops": flops / 1e12}
-    with prepared(made, step.plan):
-        run = step.once(made)
+    run = step.once()
 
-        def measure(backend: str, *, eager: bool) -> dict[str, Any]:
-            use_attention(made, backend)
-            with eagerly() if eager else nullcontext(), memory_used(session.device) as used:
-                taken = summary(timed(run, session.device, repeats=session.sizes.repeats, warm=3))
-            return {**taken, **session.share(flops, taken["ms"]), **used}
+    def measure(backend: str, *, eager: bool) -> dict[str, Any]:
+        use_attention(made, backend)
+        with eagerly() if eager else nullcontext(), memory_used(session.device) as used:
+            taken = summary(timed(run, session.device, repeats=session.sizes.repeats, warm=3))
+        return {**taken, **session.share(flops, taken["ms"]), **used}
 
-        found["eager"] = tried(measure, backends, left_out, step.name, eager=True)
-        fastest = min(found["eager"], key=lambda name: found["eager"][name]["ms"], default="native")
-        chosen = dict.fromkeys(("native", fastest)) if session.compiled else ()
-        chosen = [name for name in chosen if session.in_time(f"{step.name}, compiled, {name}", left_out)]
-        found["compiled"] = tried(measure, chosen, left_out, step.name, eager=False)
+    found["eager"] = tried(measure, backends, left_out, step.name, eager=True)
+    fastest = min(found["eager"], key=lambda name: found["eager"][name]["ms"], default="native")
+    chosen = dict.fromkeys(("native", fastest)) if session.compiled else ()
+    chosen = [name for name in chosen if session.in_time(f"{step.name}, compiled, {name}", left_out)]
+    found["compiled"] = tried(measure, chosen, left_out, step.name, eager=False)
     return found
 
 

@@ -6,19 +6,20 @@ from typing import Any
 
 import torch
 
-from parts.build import WITHOUT_ADAPTER, experiment, plugins, system
+from parts.build import WITHOUT_ADAPTER, experiment, system
 from parts.machine import Run, memory_used, summary, timed
 from parts.session import Session
 from parts.stand_ins import request
-from subjectgen.runner.planning.blueprint import Blueprint
+from subjectgen.runner.planning.blueprint import build_blueprint
 from subjectgen.runner.planning.dry_run import dry_run
+from subjectgen.runner.system.system import System
 
 
 def run(session: Session) -> dict[str, Any]:
     """Milliseconds and rate of each, one prompt with one reference, alone and in a batch as in training."""
     changes = (WITHOUT_ADAPTER,)
     made = system(session, changes, blocks=False)
-    counted = Blueprint(experiment(session, changes), plugins())
+    counted = build_blueprint(experiment(session, changes))
     left_out: list[str] = []
     rows = []
     with torch.no_grad():
@@ -45,7 +46,7 @@ def run(session: Session) -> dict[str, Any]:
     }
 
 
-def calls(session: Session, made: Any, counted: Blueprint) -> list[tuple[str, int, Run]]:
+def calls(session: Session, made: System, counted: System) -> list[tuple[str, int, Run]]:
     """Name, operations and call of each row."""
     found: list[tuple[str, int, Run]] = []
     sample = request(session.sizes.prompt, session.sizes.reference)
@@ -68,7 +69,7 @@ def calls(session: Session, made: Any, counted: Blueprint) -> list[tuple[str, in
     return found
 
 
-def operations(counted: Blueprint, sample: Any) -> dict[str, int]:
+def operations(counted: System, sample: Any) -> dict[str, int]:
     """Of one sample, counted on shapes."""
     mllm, vae = counted.branches["mllm"], counted.branches["vae"]
     layers = getattr(mllm.aggregator, "layers", None)

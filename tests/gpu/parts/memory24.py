@@ -12,20 +12,20 @@ from typing import Any
 
 import torch
 
-from parts.build import WITHOUT_ADAPTER, experiment, plugins, release, system
+from parts.build import WITHOUT_ADAPTER, experiment, release, system
 from parts.machine import collect, memory_used
 from parts.session import Session, target
 from parts.stand_ins import request
-from subjectgen.core import InputError
-from subjectgen.runner.assemble import System
-from subjectgen.runner.memory import CPU
-from subjectgen.runner.pipeline import SubjectPipeline
-from subjectgen.runner.planning.plan import Request, make_plan
+from subjectgen.runner.generation.pipeline import SubjectPipeline
+from subjectgen.runner.generation.request import Request
+from subjectgen.runner.planning.estimate import Question, estimate
+from subjectgen.runner.system.residency import CPU
+from subjectgen.runner.system.system import System
 
 TILE = {1024: 512}
 """Side of the autoencoder's tiles, by side of the image; else the smallest that it takes."""
 EVERYTHING = "{offload: none, release_modulation: false}"
-RECIPE = "{offload: mllm, release_modulation: true}"
+RECIPE = "{offload: encoders, release_modulation: true}"
 
 
 def run(session: Session) -> dict[str, Any]:
@@ -87,8 +87,8 @@ def tile(session: Session) -> int:
 
 def expected(session: Session) -> dict[str, Any]:
     """What ``subjectgen plan`` says of the recipe: bytes, in all and by moment."""
-    wish = Request(prompt_tokens=session.sizes.prompt, reference_size=session.sizes.reference)
-    return make_plan(experiment(session, changes(session, RECIPE)), plugins(), wish)["memory"]["as_asked"]
+    wish = Question(prompt_tokens=session.sizes.prompt, reference_size=session.sizes.reference)
+    return estimate(experiment(session, changes(session, RECIPE)), wish)["memory"]["as_asked"]
 
 
 def generated(
@@ -103,12 +103,13 @@ def generated(
     sample = request(session.sizes.prompt, session.sizes.reference)
     row: dict[str, Any] = {"way": name}
     with limited(session, limit), memory_used(session.device) as used:
-        built.memory.settle()
+        built.residency.settle()
         pipeline, steps, begin = SubjectPipeline(built), [], time.perf_counter()
         try:
-            picture = pipeline.generate([sample], [session.seed], on_step=lambda _: steps.append(now(session))).tensors
-        except InputError as error:  # out of memory, explained
-            return {**row, "fits": False, "reason": str(error)}, None
+            asked = Request.of([sample], [session.seed])
+            (picture,) = pipeline.generate(asked, on_step=lambda _: steps.append(now(session))).tensors
+        except torch.OutOfMemoryError as error:
+            return {**row, "fits": False, "reason": " ".join(str(error).split())[:300]}, None
         end = time.perf_counter()
     seconds = {
         "until_first_step_seconds": steps[0] - begin,
@@ -128,7 +129,7 @@ def now(session: Session) -> float:
 
 def as_loaded(built: System) -> None:
     """Weights in the CPU's memory, where reading a checkpoint would have put them."""
-    for module in (built.backbone, *built.encoders().values(), *built.trained_modules()):
+    for module in (built.backbone, *built.encoders().values(), *built.branch_modules().values()):
         module.to(CPU)
 
 

@@ -10,7 +10,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from parts.build import denoiser
 from parts.counting import pass_flops, shown, tokens_of
-from parts.denoise import prepared, steps
+from parts.denoise import steps
 from parts.machine import Run
 from parts.session import Session
 from subjectgen.core.files import atomic_write
@@ -27,8 +27,8 @@ def run(session: Session) -> dict[str, Any]:
             continue
         tokens = tokens_of(step.streams)
         flops = pass_flops(made.backbone.transformer.config, tokens)
-        with prepared(made, step.plan):
-            text, rows = profiled(step.once(made), session.device)
+        with torch.no_grad():
+            text, rows = profiled(step.once(), session.device)
         texts.append(f"{step.name}, tokens {shown(tokens)}, {flops / 1e12:.3g} TFLOP\n\n{text}")
         tables += [{"step": step.name, **row} for row in rows[:LARGEST]]
     write_text(session.file("profile.txt"), "\n\n".join(texts))

@@ -16,13 +16,14 @@ from typing import Any
 import torch
 
 from parts.build import denoiser, isolated
-from parts.counting import image_flops
-from parts.denoise import noise, planned, prepared
+from parts.counting import image_flops, stages_of, steps_of
+from parts.denoise import noise, planned
 from parts.machine import Run, interleaved, memory_used, summary
 from parts.session import Session, target
 from parts.stand_ins import request
-from subjectgen.runner import sampling
-from subjectgen.runner.assemble import System
+from subjectgen.runner.generation.batches import denoise
+from subjectgen.runner.generation.denoising import Denoising
+from subjectgen.runner.system.system import System
 
 BASE = {"1": "always on", "2": "always on, negative same"}
 """What rows of one pass, and of two, are compared with."""
@@ -75,7 +76,7 @@ def run(session: Session) -> dict[str, Any]:
     return {
         "settings": {
             "steps": session.sizes.steps,
-            "grid": dict(made.schedule_spec).get("grid"),
+            "grid": made.experiment.settings.schedule.get("grid"),
             "passes": "one with embedded guidance; with a negative two where they differ, true_cfg 2.5",
             "always on, negative same": "references in both passes, the prompt in the positive one",
             "lora": "merged: a model without an adapter runs the same operations",
@@ -91,7 +92,7 @@ def run(session: Session) -> dict[str, Any]:
 def image_rows(session: Session, made: System, pixels: int, left_out: list[str]) -> list[dict[str, Any]]:
     """All rows at one image size."""
     start, sample = noise(session, made, pixels), request(session.sizes.prompt, session.sizes.reference)
-    plans: dict[str, sampling.Plan] = {}
+    plans: dict[str, Denoising] = {}
     runs: dict[str, Run] = {}
     used: dict[str, Mapping[str, int]] = {}
     for name, row in ROWS.items():
@@ -118,8 +119,8 @@ def image_rows(session: Session, made: System, pixels: int, left_out: list[str])
             {
                 "pixels": pixels,
                 "row": name,
-                "backbone_calls": plans[name].passes,
-                "stages": _counts(plans[name].stages),
+                "backbone_calls": sum(len(step.streams) for step in steps_of(plans[name])),
+                "stages": _counts(stages_of(plans[name])),
                 "teraflops": flops[name] / 1e12,
                 **middle,
                 "images_per_second": 1e3 / middle["ms"],
@@ -141,12 +142,12 @@ def guidance(made: System, row: Row) -> dict[str, Any]:
     return {"guidance": {**embedded, "true_cfg": 2.5, "negative": row.negative}}
 
 
-def sampled(made: System, row: Row, plan: sampling.Plan, start: torch.Tensor) -> Run:
+def sampled(made: System, row: Row, denoising: Denoising, start: torch.Tensor) -> Run:
     """From noise to latents: modulation of all steps, keys and values of references, all steps."""
 
     def run() -> torch.Tensor:
-        with isolated(made, row.cached) if row.cached else nullcontext(), prepared(made, plan):
-            return sampling.denoise(made, plan, start)
+        with isolated(made, row.cached) if row.cached else nullcontext():
+            return denoise(denoising, start)
 
     return run
 
@@ -172,6 +173,6 @@ def _ratio(taken: Mapping[str, list[float]], base: str, name: str) -> float | No
     return round(statistics.median(one / other for one, other in zip(taken[base], taken[name], strict=True)), 4)
 
 
-def _counts(stages: tuple[str, ...]) -> str:
+def _counts(stages: list[str]) -> str:
     """Steps of each stage."""
     return ", ".join(f"{stage} {stages.count(stage)}" for stage in dict.fromkeys(stages))

@@ -7,7 +7,16 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from subjectgen.core import Component, Conditioning, Config as BaseConfig, Reference, Sample, hookimpl
+from subjectgen.core import (
+    ChangesResults,
+    ChangesWeights,
+    Component,
+    Conditioning,
+    Config as BaseConfig,
+    Reference,
+    Sample,
+    hookimpl,
+)
 
 
 class RandomTokens(nn.Module):
@@ -16,9 +25,9 @@ class RandomTokens(nn.Module):
     class Config(BaseConfig):
         """Sizes."""
 
-        image: int
+        image: ChangesWeights[int]
         """Tokens of a reference."""
-        width: int
+        width: ChangesWeights[int]
         """Of the backbone's context."""
 
     inputs = frozenset({"text", "references"})
@@ -43,15 +52,15 @@ class RandomPairs:
     class Config(BaseConfig):
         """Sizes."""
 
-        count: int = 8
+        count: ChangesResults[int] = 8
         """Different pairs; they repeat."""
-        length: int = 4096
+        length: ChangesResults[int] = 4096
         """Samples."""
-        target: int
+        target: ChangesResults[int]
         """Pixels along a side."""
-        reference: int
+        reference: ChangesResults[int]
         """Pixels along a side."""
-        prompt: int
+        prompt: ChangesResults[int]
         """Words."""
 
     def __init__(self, config: Config) -> None:

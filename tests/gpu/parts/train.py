@@ -12,13 +12,13 @@ from typing import Any
 
 import torch
 
-from parts.build import experiment, plugins, release
+from parts.build import experiment, release
 from parts.machine import collect, memory_used, once, summary, timed
 from parts.profiling import profiled, write_text
 from parts.session import Session, best, target
 from parts.training_step import Ready, attempt, changes, made_ready
 from subjectgen.core import ConfigError, InputError
-from subjectgen.runner.planning.plan import Request, make_plan
+from subjectgen.runner.planning.estimate import Question, estimate
 
 HARDWARE, MODEL = 0.55, 0.45
 """Utilisation that is wanted: hardware's where every block is computed again, the model's elsewhere."""
@@ -87,8 +87,8 @@ def targets(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def expected(session: Session) -> dict[str, Any]:
     """What ``subjectgen plan`` says of the same step: operations per sample, and batches that fit."""
     sizes = session.sizes
-    wish = Request(prompt_tokens=sizes.prompt, reference_size=sizes.reference)
-    plan = make_plan(experiment(session, changes(session, "true")), plugins(), wish)
+    wish = Question(prompt_tokens=sizes.prompt, reference_size=sizes.reference)
+    plan = estimate(experiment(session, changes(session, "true")), wish)
     (phase,) = plan["training"]["phases"]
     largest = {row["options"] or "every block recomputed": row["batch"][141] for row in plan["memory"]["training"]}
     return {**phase, "largest_batch": largest}
