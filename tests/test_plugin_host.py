@@ -110,7 +110,8 @@ PLUGINS = [
     Plugin("acme-misspelt", "misspelt", hook="subjectgen_agregators"),
 ]
 BROKEN = {
-    "acme-future 1.2": f"built for subjectgen-core >=9,<10; installed is {CORE}: pip install -U acme-future",
+    "acme-future 1.2": f"built for subjectgen-core >=9,<10; installed is {CORE}: pip install -U acme-future"
+    " (what changed: docs/how-to/upgrade.md)",
     "acme-gone 1.2": "ModuleNotFoundError: No module named 'a_package_that_is_not_there'",
     "acme-misspelt 1.2": "unknown hook 'subjectgen_agregators'; did you mean 'subjectgen_aggregators'?",
 }

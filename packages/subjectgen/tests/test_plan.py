@@ -114,7 +114,7 @@ def test_what_the_paper_needs(planned: dict) -> None:
     rows = {row["options"]: row for row in planned["memory"]["inference"]}
     assert rows[""] == planned["memory"]["as_asked"]
     assert rows[""]["fits"] == (48, 80, 141)
-    assert 24 in rows["--set memory.offload=mllm --set memory.release_modulation=true"]["fits"]
+    assert 24 in rows["--set memory.offload=encoders --set memory.release_modulation=true"]["fits"]
     assert "GB, fits 48 GB and up." in as_text(planned)
     training = {row["options"]: row["batch"] for row in planned["memory"]["training"]}
     assert training[""][141] > training["--set backbone.gradient_checkpointing=false"][141] > 0

@@ -59,7 +59,9 @@ def streams(context: int, references: int) -> Streams:
         values = torch.randn(1, count, width)
         return (TokenGroup(tokens=values, mask=mask, role="reference", reference=0, grid=(1, count)),)
 
-    return Streams(target_grid=(4, 4), context=group("context", context, 24), references=group("reference", references, 64))
+    return Streams(
+        target_grid=(4, 4), context=group("context", context, 24), references=group("reference", references, 64)
+    )
 
 
 def velocity(model: FluxBackbone, context: int, references: int) -> torch.Tensor:

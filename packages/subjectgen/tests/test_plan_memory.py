@@ -54,7 +54,9 @@ def streams(context: int, references: int, rows: int = 1) -> Streams:
         values = torch.randn(rows, count, width)
         return (TokenGroup(tokens=values, mask=mask, role="reference", reference=0, grid=(1, count)),)
 
-    return Streams(target_grid=(8, 8), context=group("context", context, 64), references=group("reference", references, 64))
+    return Streams(
+        target_grid=(8, 8), context=group("context", context, 64), references=group("reference", references, 64)
+    )
 
 
 # ------------------------------------------------------------------------------------------------------- weights
@@ -116,7 +118,7 @@ def test_modulation_that_leaves_is_what_the_backbone_releases() -> None:
 
 def weigh(model: nn.Module, dtype: torch.dtype | None = None, kind: str = "none"):
     system = type("System", (), {"backbone": model, "autoencoder": nn.Identity(), "branches": {}})()
-    system.branch_modules = lambda: {}
+    system.branch_modules = dict
     return Weights.of(system, dtype).backbone[kind]
 
 
@@ -158,7 +160,7 @@ def test_a_group_is_a_block() -> None:
 
 def test_every_row_names_the_option_that_makes_it_so(write) -> None:
     """An experiment with a row's options asks for what the row says, and needs as much."""
-    path = write({"memory": {"offload": "mllm"}})
+    path = write({"memory": {"offload": "encoders"}})
     experiment = Experiment.read(path)
     weights = Weights.of(build_blueprint(experiment), torch.bfloat16)
     rows = inference_rows(weights, RUNS, experiment.settings.memory)

@@ -10,11 +10,13 @@ from torch import nn
 
 from subjectgen.backbones.flux import FluxBackbone
 from subjectgen.core import Reference, Sample, Streams, TokenGroup
+from subjectgen.core.plugins import Plugins
 from subjectgen.encoders.flux_text import FluxText
 from subjectgen.encoders.internvl3 import InternVL3
 from subjectgen.encoders.qwen2_5_vl import Qwen25VL
 from subjectgen.encoders.vae import VAE
 from subjectgen.runner.planning.dry_run import Cost, dry_run
+from subjectgen.runner.planning.shipped import Shipped
 from subjectgen.runner.planning.stand_ins import StandIns
 
 SIZES = {
@@ -49,7 +51,9 @@ def test_an_encoder_costs_the_same(name: str, checkpoints: Path) -> None:
     target = ENCODERS[name]
     options = {"subfolder": "", "size": 64} if name == "vae" else {"dtype": "float32"}
     with torch.device("meta"):
-        encoder = target.planned(target.Config(checkpoint=str(checkpoints / name), **options), Deeper())
+        encoder = target.planned(
+            target.Config(checkpoint=str(checkpoints / name), **options), Deeper(Shipped(Plugins.discover()))
+        )
 
     def run(*, skip: bool) -> tuple[Cost, object]:
         with torch.no_grad(), dry_run(encoder, skip_repeats=skip) as cost:

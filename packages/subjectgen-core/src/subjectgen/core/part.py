@@ -29,7 +29,9 @@ class Part:
     @cached_property
     def target(self) -> type[Any]:
         """The class; imported when it is first asked for."""
-        return self.offer.component.load_target()
+        who = f"{self.place}{self.offer.distribution} {self.offer.version}: "
+        with guarded(who, str(self.offer), "import"):
+            return self.offer.component.load_target()
 
     @property
     def name(self) -> str:

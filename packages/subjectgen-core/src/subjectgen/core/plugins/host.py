@@ -166,6 +166,7 @@ class Plugins:
             raise ConfigError(f"{place}got {shown(name)}; expected the name of one of the {kind}: {names or 'none'}")
         with guarded(place, f"{kind[:-1]} {name!r}", "import"):
             offer = self.offer(kind, name)
+        with guarded(f"{place}{offer.distribution} {offer.version}: ", str(offer), "import"):
             model = offer.component.load_config()
         options = {key: value for key, value in spec.items() if key != "name"}
         place = locate(where, file, lines)

@@ -17,7 +17,6 @@ from subjectgen.core import Prepares
 from subjectgen.runner.planning.dry_run import Cost
 from subjectgen.runner.system.quantization import frozen_linears
 from subjectgen.runner.system.settings import MemorySettings
-from subjectgen.runner.system.system import System
 
 CARDS = (24, 48, 80, 141)
 """GB (1e9 bytes) of the cards that are asked about."""
@@ -69,7 +68,7 @@ class Weights:
     """By ``memory.weights``; with an adapter, also merged."""
 
     @classmethod
-    def of(cls, system: System, dtype: torch.dtype | None) -> Weights:
+    def of(cls, system: Any, dtype: torch.dtype | None) -> Weights:
         """Those of a built system, each module once; the backbone's weights in ``dtype``, ``None`` as they are."""
         others = {id(module): module for module in (system.autoencoder, *system.branch_modules().values())}
         encoders = {id(b.encoder): b.encoder for b in system.branches.values() if id(b.encoder) not in others}
@@ -193,7 +192,7 @@ def training_rows(
     ]
 
 
-def training_static(system: System, *, autocast: bool) -> float:
+def training_static(system: Any, *, autocast: bool) -> float:
     """Weights, gradients in the weights' own types, AdamW's moments, and autocast's copies of float32 weights."""
     modules = (system.backbone, *system.encoders().values(), *system.branch_modules().values())
     parameters = {id(p): p for module in modules for p in module.parameters()}
