@@ -141,7 +141,7 @@ def test_a_merged_adapter_is_gone() -> None:
     """Of the sum, and of the block that has most of it."""
     model = backbone("cpu")
     plain, merged = weigh(model), weigh(model, kind="none, adapter merged")
-    model.merge_lora()
+    model.merge_adapter()
     assert merged == weigh(model)
     assert merged.whole < plain.whole
     assert merged.block < plain.block
@@ -166,7 +166,7 @@ def test_every_row_names_the_option_that_makes_it_so(write) -> None:
     rows = inference_rows(weights, RUNS, experiment.settings.memory)
     assert rows[0].options == ""
     assert rows[0].settings == experiment.settings.memory.model_dump()
-    assert {row.settings["offload"] for row in rows} == {"none", "mllm", "group"}
+    assert {row.settings["offload"] for row in rows} == {"none", "encoders", "group"}
     assert {row.settings["weights"] for row in rows} == {"none", "int8", "int4"}
     assert len({row.options for row in rows}) == len(rows)
     for row in rows:

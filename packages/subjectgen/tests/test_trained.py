@@ -138,7 +138,7 @@ def test_what_is_not_finite_is_never_written(system, saved, value: float) -> Non
 
 @pytest.mark.parametrize("writer", ["save_file", "write_json"])
 def test_a_failure_between_two_files_leaves_the_old_ones(system, saved, monkeypatch, writer: str) -> None:
-    """Adapter of one age, aggregator of another, would load without a word (fault P14); the adapter is written first."""
+    """Adapter of one age, aggregator of another, would load without a word (fault P14)."""
     before = {path.name: path.read_bytes() for path in saved.iterdir()}
     built = system()
 

@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from subjectgen.backbones.options import ReferenceOffset
 from subjectgen.backbones.positions import (
-    ReferenceOffset,
     grid_position_ids,
     numbered_grids,
     reference_position_ids,

@@ -68,7 +68,7 @@ def differences(then: Mapping[str, Any], now: Mapping[str, Any], defaults: Mappi
 
 def defaults(config: type[BaseModel], changes: Changes = Changes.WEIGHTS) -> dict[str, Any]:
     """Default values of those fields that have one, by key; of the outermost config alone."""
-    found = {}
+    found: dict[str, Any] = {}
     for name, field in config.model_fields.items():
         if (role(field) or Changes.WEIGHTS) is not changes or field.is_required():
             continue

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -59,10 +61,10 @@ def check_files(read: Experiment) -> None:
     from subjectgen.runner.system.variants import variants
 
     problems: list[str] = []
-    steps = [
+    steps: list[Callable[[], object]] = [
         lambda: read.parts.schedule.build(branches=tuple(read.settings.branches)),
         lambda: _check_trained(read),
-        *(lambda name=name: dict(variants(read, name)) for name in read.settings.shown()),  # type: ignore[misc]
+        *(partial(lambda name: dict(variants(read, name)), name) for name in read.settings.shown()),
     ]
     for step in steps:
         try:

@@ -13,6 +13,7 @@ from subjectgen.runner.cli.options import FORMS, Device, Overrides, Prompts, Ref
 from subjectgen.runner.cli.progress import Loading, Steps
 
 if TYPE_CHECKING:
+    from subjectgen.runner.generation.batches import Step
     from subjectgen.runner.generation.requests import Asked
 
 
@@ -112,7 +113,13 @@ def _run(
     _warn_of_words(pipeline.unknown_words, [prompt for one in asked for prompt in one.prompts])
     made = explained_memory(pipeline.system.experiment, device=pipeline.system.device, batch_size=batch_size)
     with Steps("sampling") as progress, made:
-        watchers = [progress] if preview is None else [progress, Preview(pipeline, preview, every=preview_every)]
+        seen = None if preview is None else Preview(pipeline, preview, every=preview_every)
+
+        def tell(step: Step) -> None:
+            progress(step)
+            if seen is not None:
+                seen(step)
+
         result = write_images(
             pipeline,
             read,
@@ -121,7 +128,7 @@ def _run(
             batch_size=batch_size,
             strict=strict,
             begin=lambda images: progress.expect(-(-images // batch_size)),
-            on_step=lambda step: [watcher(step) for watcher in watchers] and None,
+            on_step=tell,
         )
     for path in result.paths:
         typer.echo(str(path))

@@ -46,7 +46,7 @@ def reduce_rows(rows: Sequence[ScoreRow], scores: Mapping[str, Quantity]) -> dic
 def reduced(values: Sequence[float | None], quantity: Quantity) -> Reduced:
     """One score over many images."""
     known = np.array([value for value in values if value is not None], dtype=np.float64)
-    statistic = {"mean": np.mean, "median": np.median}[quantity.reduce]
+    statistic: Any = {"mean": np.mean, "median": np.median}[quantity.reduce]
     low, high = _interval(known, statistic)
     return Reduced(
         value=float(statistic(known)) if len(known) else None,

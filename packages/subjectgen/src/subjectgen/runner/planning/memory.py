@@ -136,10 +136,8 @@ def moments(weights: Weights, runs: Activations, settings: MemorySettings) -> di
     backbone = weights.of_backbone(settings)
     steps = runs.denoising + backbone.unpacked
     whole = backbone.whole - settings.release_modulation * backbone.modulation  # which never comes to the card
-    if settings.offload == "group":  # a block at work, and the next on its way; modulation comes with its block
-        here = 2 * backbone.block + backbone.outside
-    else:
-        here = whole + runs.modulation
+    group = 2 * backbone.block + backbone.outside  # a block at work, and the next on its way, with its modulation
+    here = group if settings.offload == "group" else whole + runs.modulation
     stays, waits = weights.others, whole
     if settings.offload == "none":
         stays += weights.encoders

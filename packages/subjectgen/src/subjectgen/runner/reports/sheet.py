@@ -55,7 +55,8 @@ def _paste(sheet: Image.Image, picture: Path, corner: tuple[int, int], size: tup
 def _caption(draw: ImageDraw.ImageDraw, text: str, corner: tuple[int, int], cell: tuple[int, int]) -> None:
     """The prompt inside its cell, on as many lines as it takes."""
     font = ImageFont.load_default(9)
-    lines, line = [], ""
+    lines: list[str] = []
+    line = ""
     for word in text.split():
         longer = f"{line} {word}".strip()
         if line and draw.textlength(longer, font=font) > cell[0] - 8:

@@ -172,7 +172,9 @@ def check_options(experiment: Experiment, folder: Path) -> None:
 
 def _check_resolved(system: System, folder: Path) -> None:
     stored = _stored(folder / FACTS)
-    for where, module in system.branch_modules().items() if stored else ():
+    if stored is None:
+        return
+    for where, module in system.branch_modules().items():
         then, now = stored["resolved"].get(where, {}), _resolved(module)
         for key in differences(then, now, now):
             raise CheckpointError(f"{folder}: {_refusal(f'{where}.{key}', then[key], now.get(key))}")
