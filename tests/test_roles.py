@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from subjectgen.core import KINDS, Changes
 from subjectgen.core.plugins import Plugins
-from subjectgen.core.roles import role
+from subjectgen.core.roles import differences, role, values
 from subjectgen.runner.system.settings import ExperimentSettings
 
 HOST = Plugins.discover({})
@@ -53,6 +53,22 @@ def test_every_option_is_described() -> None:
     for _, offer in OFFERS:
         for config in configs(offer.component.load_target().Config):
             assert not [name for name, field in config.model_fields.items() if not field.description], config
+
+
+@pytest.mark.parametrize(("kind", "offer"), OFFERS, ids=lambda value: getattr(value, "component", value))
+def test_a_flipped_option_is_a_difference_exactly_if_it_changes_weights(kind: str, offer: Any) -> None:
+    """Whatever the option: what loading compares heeds its role."""
+    config = offer.component.load_config()
+    defaults = {
+        name: field.get_default(call_default_factory=True) for name, field in config.model_fields.items()
+        if not field.is_required()
+    }  # fmt: skip
+    given = config.model_construct(**dict.fromkeys(config.model_fields, "given") | defaults)
+    before = values(given, Changes.WEIGHTS)
+    for name, field in config.model_fields.items():
+        after = values(given.model_copy(update={name: "flipped"}), Changes.WEIGHTS)
+        found = {key.partition(".")[0] for key in differences(before, after, {})}
+        assert found == ({name} if role(field) is Changes.WEIGHTS else set()), name
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,12 @@
 """Every command through its own door, and every mistake answered in one message with exit code 2."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from PIL import Image, PngImagePlugin
 
 from subjectgen.runner.cli.main import main
@@ -224,3 +227,45 @@ def test_debug_shows_the_traceback(write) -> None:
 
     with pytest.raises(ConfigError):
         main(["--debug", "check", str(write()), "--set", "schedule.tau1=0.1"])
+
+
+def test_a_reader_that_stops_reading_is_no_failure() -> None:
+    """``subjectgen components | head -1`` ended with 1 (fault C5)."""
+    program = "from subjectgen.runner.cli.main import main; main(['components', '--json'])"
+    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    said = process.stderr.read().decode()
+    assert (process.wait(), said) == (141, "")
+
+
+def test_what_nobody_reads_is_refused(run, write, photo, tmp_path, checkpoints) -> None:
+    """It was recorded as used (fault E3)."""
+    text = {"name": "flux_text", "checkpoint": str(checkpoints / "flux_text"), "dtype": "float32"}
+    changes = {"branches": {"words": {"encoder": text, "injector": {"name": "context"}}}}
+    tree = yaml.safe_load(write(changes).read_text())
+    tree["branches"] = {"words": tree["branches"]["words"]}
+    tree["schedule"] = {"name": "always_on", "steps": 1}
+    tree["training"] = None
+    words = tmp_path / "words.yaml"
+    words.write_text(yaml.safe_dump(tree))
+    out = ["--prompt", "x", "--out", tmp_path / "out", "--device", "cpu"]
+    code, _, err = run("generate", words, "--reference", photo, *out)
+    assert (code, "references: no encoder of this experiment reads any" in err) == (2, True)
+    code, _, err = run("generate", write(), "--reference", photo, "--subject-mask", "0,0,0.5,1", *out)
+    assert (code, "subject masks: no encoder of this experiment reads any" in err) == (2, True)
+    assert not list((tmp_path / "out").glob("*"))
+
+
+def test_components_say_what_each_option_changes(run) -> None:
+    _, out, _ = run("components", "--kind", "schedule", "--json")
+    (row,) = [one for one in json.loads(out)["schedules"] if one["name"] == "three_stage"]
+    changes = {option["key"]: option["changes"] for option in row["options"]}
+    assert (changes["inactive"], changes["tau1"]) == ("weights", "results")
+
+
+def test_versions(run) -> None:
+    code, out, _ = run("--version")
+    assert code == 0
+    assert [line.split()[0] for line in out.splitlines()] == ["subjectgen", "subjectgen-core"]

@@ -7,9 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, NamedTuple, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails, to_jsonable_python
 
 from subjectgen.core.errors import ConfigError, nearest
+from subjectgen.core.roles import role
 from subjectgen.core.wording import field_in_words, in_words
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -45,7 +47,7 @@ def validate(
 
 
 def describe(model: type[BaseModel]) -> list[dict[str, Any]]:
-    """List the keys of a config with type, default and meaning; nested configs follow with dotted keys."""
+    """List the keys of a config with type, default, meaning and role; nested configs follow with dotted keys."""
     return list(_rows(model, ""))
 
 
@@ -168,10 +170,17 @@ def _rows(model: type[BaseModel], prefix: str) -> Iterator[dict[str, Any]]:
             "required": field.is_required(),
             "default": to_jsonable_python(default, fallback=str),
             "doc": field.description or "",
+            "changes": _changes(field),
         }
         inner = _model_inside(field.annotation)
         if inner is not None and inner is not model:
             yield from _rows(inner, join(prefix, name))
+
+
+def _changes(field: FieldInfo) -> str | None:
+    """What another value changes, as the field says."""
+    found = role(field)
+    return None if found is None else found.value
 
 
 def _model_inside(annotation: Any) -> type[BaseModel] | None:

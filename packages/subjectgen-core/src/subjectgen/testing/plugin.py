@@ -72,6 +72,17 @@ class PluginContract(Contract):
             undocumented = [row["key"] for row in describe(target.Config) if not row["doc"]]
             assert not undocumented, f"{component.target}: no docstring under {', '.join(undocumented)}"
 
+    def test_every_option_says_what_it_changes(self, plugin: Plugin) -> None:
+        """``ChangesWeights``, ``ChangesResults`` or ``ChangesNothing``: trained parts are refused, or not, by it."""
+        for component in _components(plugin):
+            silent = [row["key"] for row in describe(component.load_config()) if row["changes"] is None]
+            assert not silent, f"{component.target}: nothing is said of {', '.join(silent)}"
+
+    def test_a_config_that_stands_elsewhere_is_the_targets(self, plugin: Plugin) -> None:
+        """A file is checked by the one, and the component is built with the other."""
+        for component in _components(plugin):
+            assert component.load_config() is component.load_target().Config
+
     def test_discovery_is_light(self, entry: EntryPoint) -> None:
         """Importing the plugin and asking its hooks does not import torch."""
         hooks = " ".join(f"subjectgen_{kind}" for kind in KINDS)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 from typing import Annotated
@@ -58,9 +57,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     tolerate_letters(sys.stdout, sys.stderr)
     try:
         app([argument for argument in given if argument != "--debug"])
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains at its end
-        raise SystemExit(PIPE_CLOSED) from None
+    except SystemExit as ended:
+        if isinstance(ended.__context__, BrokenPipeError):  # typer's answer to it is 1, as to any failure
+            raise SystemExit(PIPE_CLOSED) from None
+        raise
     except (SubjectgenError, OSError) as error:  # OSError: a full disk, a folder that cannot be written
         if debug:
             raise
