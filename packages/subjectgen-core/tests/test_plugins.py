@@ -25,7 +25,10 @@ class Halver:
     def __init__(self, config: Config, *, width: int) -> None:
         if width % 2:
             raise ComponentError(f"width must be even, got {width}")
-        self.config, self.width = config, width
+        self.config, self.width, self.layers = config, width, (0,)
+
+    def __call__(self, features: Any) -> Any:
+        raise AssertionError("never called here")
 
 
 @pytest.fixture
@@ -48,15 +51,15 @@ def discover(**environment: str) -> Plugins:
 
 def test_empty_has_nothing() -> None:
     plugins = Plugins.empty()
-    assert all(plugins.components(kind) == [] for kind in KINDS)
+    assert all(plugins.offers(kind) == [] for kind in KINDS)
     assert plugins.broken == ()
     assert plugins.distributions() == {}
 
 
 def test_finds_what_is_installed(install: Any) -> None:
     install("acme", offering("median", "mean"), version="3.1")
-    found = [c for c in discover().components("aggregators") if c[0] == "acme"]
-    assert [(distribution, version, c.name) for distribution, version, c in found] == [
+    found = [c for c in discover().offers("aggregators") if c.distribution == "acme"]
+    assert [(one.distribution, one.version, one.component.name) for one in found] == [
         ("acme", "3.1", "mean"),
         ("acme", "3.1", "median"),
     ]
@@ -88,8 +91,8 @@ def test_a_broken_plugin_is_recorded_and_the_others_load(install: Any, source: s
     assert (broken.distribution, broken.version) == ("bad", "0.3")
     assert error in broken.error
     assert "\n" not in str(broken)
-    assert plugins.component("aggregators", "good:mean").name == "mean"
-    assert "bad" not in {distribution for kind in KINDS for distribution, _, _ in plugins.components(kind)}
+    assert plugins.offer("aggregators", "good:mean").component.name == "mean"
+    assert "bad" not in {offer.distribution for kind in KINDS for offer in plugins.offers(kind)}
 
 
 def test_a_module_that_is_not_there(install: Any) -> None:
@@ -102,10 +105,10 @@ def test_equal_names_are_an_error_only_when_used(install: Any) -> None:
     install("one", offering("mean", "max"))
     install("two", offering("mean"))
     plugins = discover()
-    assert plugins.component("aggregators", "max").name == "max"
+    assert plugins.offer("aggregators", "max").component.name == "max"
     with pytest.raises(ComponentError, match="'mean' is offered by one and by two; write 'one:mean' or 'two:mean'"):
-        plugins.component("aggregators", "mean")
-    assert plugins.component("aggregators", "two:mean").name == "mean"
+        plugins.offer("aggregators", "mean")
+    assert plugins.offer("aggregators", "two:mean").component.name == "mean"
 
 
 def test_equal_entry_point_names_both_load(install: Any) -> None:
@@ -126,7 +129,7 @@ def test_unknown_name_says_all_that_helps(install: Any) -> None:
     install("good", offering("mean", "median"))
     install("bad", "import nope_nope", version="0.3")
     with pytest.raises(ComponentError) as caught:
-        discover().component("aggregators", "meen")
+        discover().offer("aggregators", "meen")
     message = str(caught.value)
     assert "did you mean 'mean'?" in message
     assert "median" in message
@@ -135,7 +138,7 @@ def test_unknown_name_says_all_that_helps(install: Any) -> None:
 
 def test_a_known_name_that_is_not_installed_gets_a_pip_line() -> None:
     with pytest.raises(ComponentError, match="pip install subjectgen-aggregators"):
-        Plugins.empty().component("aggregators", "dla")
+        Plugins.empty().offer("aggregators", "dla")
 
 
 def test_a_known_name_that_is_left_out_says_so() -> None:
@@ -144,37 +147,37 @@ def test_a_known_name_that_is_left_out_says_so() -> None:
     if not plugins.left_out:
         pytest.skip("no first-party plugin installed")
     with pytest.raises(ComponentError) as caught:
-        plugins.component("aggregators", "dla")
+        plugins.offer("aggregators", "dla")
     assert ("leaves out" in str(caught.value)) == ("subjectgen-aggregators" in plugins.left_out)
 
 
 def test_unknown_owner_and_unknown_kind(install: Any) -> None:
     install("acme-parts", offering("mean"))
     with pytest.raises(ComponentError, match="'acme-prts' is not installed; did you mean 'acme-parts'"):
-        discover().component("aggregators", "acme-prts:mean")
+        discover().offer("aggregators", "acme-prts:mean")
     with pytest.raises(ComponentError, match="unknown kind 'agregators'; did you mean 'aggregators'"):
-        discover().components("agregators")
-    assert discover().component("aggregators", "Acme_Parts:mean").name == "mean"
+        discover().offers("agregators")
+    assert discover().offer("aggregators", "Acme_Parts:mean").component.name == "mean"
 
 
 def test_a_named_distribution_that_does_not_answer_says_why(install: Any) -> None:
     install("bad", "import nope_nope", version="0.3")
     install("good", offering("mean"))
     with pytest.raises(ComponentError, match=r"'acme_extras' is not installed; to get it: pip install acme-extras$"):
-        discover().component("aggregators", "acme_extras:mean")
+        discover().offer("aggregators", "acme_extras:mean")
     with pytest.raises(ComponentError, match=r"'bad' does not work: bad 0.3 \(ModuleNotFoundError: .*nope_nope'\)$"):
-        discover().component("aggregators", "bad:mean")
+        discover().offer("aggregators", "bad:mean")
     with pytest.raises(ComponentError, match="'good' is installed, but SUBJECTGEN_PLUGINS or"):
-        discover(SUBJECTGEN_DISABLE_PLUGINS="good").component("aggregators", "good:mean")
+        discover(SUBJECTGEN_DISABLE_PLUGINS="good").offer("aggregators", "good:mean")
     with pytest.raises(ComponentError, match="unknown aggregator 'mode' of good; did you mean 'mean'") as caught:
-        discover().component("aggregators", "good:mode")
+        discover().offer("aggregators", "good:mode")
     assert "pip install" not in str(caught.value)
 
 
 @pytest.mark.parametrize("wanted", ["x; rm -rf .", "--index-url=http", "../here", "a b", "", "acme[all]"])
 def test_no_pip_line_for_what_is_no_name(wanted: str) -> None:
     with pytest.raises(ComponentError) as caught:
-        Plugins.empty().component("aggregators", f"{wanted}:mean")
+        Plugins.empty().offer("aggregators", f"{wanted}:mean")
     assert "pip install" not in str(caught.value)
 
 
@@ -266,4 +269,30 @@ def test_one_name_from_two_entry_points_of_one_distribution() -> None:
     plugins.register(module(), distribution="acme")
     with pytest.raises(ComponentError, match="acme offers aggregator 'mean' from two entry points"):
         plugins.register(module(), distribution="acme")
-    assert len(plugins.components("aggregators")) == 1
+    assert len(plugins.offers("aggregators")) == 1
+
+
+def test_a_metric_of_the_old_contracts_is_refused_by_name_and_told_the_page() -> None:
+    """One that asks for no version of the core loads, and is met when it is built."""
+
+    class Old:
+        class Config(Config):
+            """Nothing to set."""
+
+        def __init__(self, config: Config) -> None: ...
+
+        def update(self, samples: Any, images: Any) -> None: ...
+
+        def compute(self) -> Any: ...
+
+    module = ModuleType("old_module")
+    module.Old = Old  # type: ignore[attr-defined]
+    component = Component(name="old", target="old_module:Old", summary="from before 0.2")
+    plugins = Plugins.empty()
+    plugins.register(SimpleNamespace(subjectgen_metrics=hookimpl(lambda: [component])), distribution="acme")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "old_module", module)
+        with pytest.raises(ComponentError, match="component 'old' of acme 0 was written for older contracts") as told:
+            plugins.build("metrics", {"name": "old"})
+    assert "measure, scores" in str(told.value)
+    assert "docs/how-to/upgrade.md" in str(told.value)

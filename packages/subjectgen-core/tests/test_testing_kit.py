@@ -68,12 +68,12 @@ def test_every_public_name_exists() -> None:
 
 
 PART = """
-from subjectgen.core import Config
+from subjectgen.core import ChangesResults, Config
 class Part:
     "A part."
     class Config(Config):
         "Options."
-        rate: float = 1.0
+        rate: ChangesResults[float] = 1.0
         "A rate."
 @hookimpl
 def subjectgen_metrics(): return [Component(name="part", target="acme_good:Part", summary="s")]

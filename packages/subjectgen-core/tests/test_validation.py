@@ -163,6 +163,7 @@ def test_describe_lists_every_key_with_its_docstring() -> None:
         "required": False,
         "default": 0.9,
         "doc": "The first boundary.",
+        "changes": None,
     }
     assert rows["phases.steps"]["required"]
     assert rows["phases.steps"]["doc"] == "How many steps."
