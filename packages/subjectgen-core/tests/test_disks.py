@@ -82,8 +82,8 @@ def test_a_folder_without_permission_is_named(nobody: Run) -> None:
 
 def test_a_name_that_a_narrow_system_cannot_hold(nobody: Run) -> None:
     narrow = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
-    done = nobody("check_writable('/tmp/\\u732b')", **narrow)
-    assert "InputError: --out: /tmp/\\u732b: this system's file names cannot hold all of its letters" in done.stderr
+    done = nobody("check_writable('\\u732b')", **narrow)
+    assert "InputError: --out: \\u732b: this system's file names cannot hold all of its letters" in done.stderr
 
 
 # ------------------------------------------------------------------------------------------------------ while writing

@@ -32,8 +32,8 @@ from subjectgen.core import (
     load_reference,
     nearest,
 )
+from subjectgen.core.files import is_hidden, visible_files
 from subjectgen_dynaip.bench_prompts import COMBINATIONS, DATA_TYPES, Box, Combination
-from subjectgen_dynaip.folders import is_hidden, visible_files
 from subjectgen_dynaip.pairs import read_fields
 
 LIST = "subjects.yaml"

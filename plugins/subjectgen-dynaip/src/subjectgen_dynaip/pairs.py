@@ -34,7 +34,7 @@ from subjectgen.core import (
     load_reference,
     nearest,
 )
-from subjectgen_dynaip.folders import visible_files
+from subjectgen.core.files import visible_files
 
 INDEX = "index.jsonl"
 SHOWN = 3

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from subjectgen.core.errors import CheckpointError
-from subjectgen.core.weights.headers import Weights, read_json
+from subjectgen.core.json_files import read_json
+from subjectgen.core.weights.headers import Weights
 from subjectgen.core.weights.hub import NotAskedError, find_on_hub
 from subjectgen.core.weights.resolve import local_path, resolve_checkpoint
 

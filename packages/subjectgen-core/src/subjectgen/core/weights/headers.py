@@ -6,7 +6,6 @@ whole, and hold what the index says.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,6 +15,7 @@ from typing import Any, TypeAlias
 from safetensors import SafetensorError, safe_open
 
 from subjectgen.core.errors import CheckpointError
+from subjectgen.core.json_files import read_json
 
 Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
 """Tensors by name."""
@@ -88,18 +88,3 @@ class Weights:
 
         read = {name: load_file(self.folder / name) for name in self.names}
         return {tensor: value for tensors in read.values() for tensor, value in tensors.items()}
-
-
-def read_json(file: Path) -> dict[str, Any]:
-    """Read a JSON object.
-
-    Raises:
-        CheckpointError: Unreadable, or something else.
-    """
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{file} is damaged: not readable as JSON ({error})") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{file}: expected a JSON object, found a {type(content).__name__}")
-    return content
