@@ -1,5 +1,8 @@
 """The closed grammar: every sentence is made of known words and says what the picture shows."""
 
+from importlib.resources import files
+
+import pytest
 from hypothesis import given, strategies as st
 
 from subjectgen.toybox.captions import (
@@ -11,10 +14,10 @@ from subjectgen.toybox.captions import (
     random_subject_prompt,
     subject_prompt,
 )
-from subjectgen.toybox.tokenizer import INTERNVL_TEMPLATE, word_tokenizer
+from subjectgen.toybox.tokenizer import INTERNVL_TEMPLATE, mllm_tokenizer
 from subjectgen.toybox.world import Draw, Toy, View, random_toy, random_view
 
-TOKENIZER = word_tokenizer(chat_template=INTERNVL_TEMPLATE)
+TOKENIZER = mllm_tokenizer("internvl3")
 seeds = st.integers(0, 2**31 - 1)
 
 
@@ -60,3 +63,15 @@ def test_the_tokenizer_survives_its_files(tmp_path) -> None:
     text = "<img><IMG_CONTEXT></img> a red box"
     assert loaded(text).input_ids == TOKENIZER(text).input_ids
     assert loaded.chat_template == INTERNVL_TEMPLATE
+
+
+def test_transformers_own_processor_takes_the_shipped_tokenizer(monkeypatch: pytest.MonkeyPatch) -> None:
+    from transformers import AutoTokenizer, InternVLProcessor, ProcessorMixin
+
+    # its base class looks for video processors, which need torchvision
+    monkeypatch.setattr(ProcessorMixin, "__init__", lambda *_, **__: None)
+    shipped = AutoTokenizer.from_pretrained(files("subjectgen.toybox") / "weights" / "internvl3")
+    ids = shipped.get_vocab()
+    processor = InternVLProcessor(None, shipped)
+    assert processor.image_token_ids == [ids["<IMG_CONTEXT>"], ids["<img>"], ids["</img>"]]
+    assert (processor.start_image_token, processor.image_token) == ("<img>", "<IMG_CONTEXT>")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
@@ -29,12 +31,37 @@ INTERNVL_TEMPLATE = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 QWEN_TEMPLATE = INTERNVL_TEMPLATE.replace("<IMG_CONTEXT>\n", "<|vision_start|><|image_pad|><|vision_end|>")
+INTERNVL_NAMES = {
+    "start_image_token": "<img>",
+    "end_image_token": "</img>",
+    "context_image_token": "<IMG_CONTEXT>",
+    "video_token": "<|image_pad|>",  # no toy reads videos; a token that this family's conversations never hold
+}
+"""What transformers' ``InternVLProcessor`` asks its tokenizer for."""
+
+
+def mllm_tokenizer(family: str) -> PreTrainedTokenizerFast:
+    """The tokenizer of ``internvl3`` or ``qwen2_5_vl``, with the family's chat template."""
+    if family == "internvl3":
+        return word_tokenizer(chat_template=INTERNVL_TEMPLATE, names=INTERNVL_NAMES)
+    return word_tokenizer(chat_template=QWEN_TEMPLATE)
 
 
 def word_tokenizer(
-    *, end: str | None = None, chat_template: str | None = None, max_length: int = 256
+    *,
+    end: str | None = None,
+    chat_template: str | None = None,
+    max_length: int = 256,
+    names: Mapping[str, str] | None = None,
 ) -> PreTrainedTokenizerFast:
-    """Build it. ``end`` is one of :data:`SPECIAL`; it is appended, as T5's and CLIP's tokenizers end their texts."""
+    """Build it.
+
+    Args:
+        end: One of :data:`SPECIAL`; it is appended, as T5's and CLIP's tokenizers end their texts.
+        chat_template: Jinja template of a conversation.
+        max_length: Tokens that fit a model.
+        names: Attributes by which a processor asks for some of :data:`SPECIAL`.
+    """
     tokens = [*SPECIAL, *vocabulary()]
     tokenizer = Tokenizer(models.WordLevel({token: index for index, token in enumerate(tokens)}, unk_token=UNKNOWN))
     tokenizer.normalizer = normalizers.Lowercase()
@@ -50,6 +77,7 @@ def word_tokenizer(
         eos_token=end or "<|im_end|>",
         model_max_length=max_length,
         additional_special_tokens=list(SPECIAL[3:]),
+        **({"model_specific_special_tokens": dict(names)} if names else {}),
     )
     fast.chat_template = chat_template
     return fast

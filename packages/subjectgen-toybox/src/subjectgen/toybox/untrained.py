@@ -11,15 +11,15 @@ from subjectgen.toybox import architectures
 from subjectgen.toybox.judge import Judge
 from subjectgen.toybox.pretraining import mllm
 from subjectgen.toybox.pretraining.base import TextPath
-from subjectgen.toybox.tokenizer import INTERNVL_TEMPLATE, QWEN_TEMPLATE, word_tokenizer
+from subjectgen.toybox.tokenizer import mllm_tokenizer
 
 
 def write_untrained(folder: Path, *, seed: int = 0) -> Path:
     """Write ``vae``, ``internvl3``, ``qwen2_5_vl``, ``flux_text``, ``transformer`` and ``judge``, all random."""
     torch.manual_seed(seed)
     AutoencoderKL(**architectures.VAE).half().save_pretrained(folder / "vae")
-    for family, template in (("internvl3", INTERNVL_TEMPLATE), ("qwen2_5_vl", QWEN_TEMPLATE)):
-        tokenizer = word_tokenizer(chat_template=template)
+    for family in ("internvl3", "qwen2_5_vl"):
+        tokenizer = mllm_tokenizer(family)
         model = mllm.build(family, len(tokenizer), tokenizer.get_vocab())
         mllm.save(family, model, tokenizer, folder / family)
     TextPath().save(folder / "flux_text")

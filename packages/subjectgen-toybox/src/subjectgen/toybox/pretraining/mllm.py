@@ -25,7 +25,7 @@ from subjectgen.toybox.captions import caption, questions, random_subject_prompt
 from subjectgen.toybox.pretraining.log import Log
 from subjectgen.toybox.pretraining.optimizers import TimedOptimizer
 from subjectgen.toybox.pretraining.pool import Pool
-from subjectgen.toybox.tokenizer import INTERNVL_TEMPLATE, QWEN_TEMPLATE, word_tokenizer
+from subjectgen.toybox.tokenizer import mllm_tokenizer
 from subjectgen.toybox.world import Draw, Toy, random_view
 
 LENGTH = 64
@@ -117,8 +117,7 @@ class Lessons:
 def train(out: Path, *, family: str, pool: Pool, minutes: float, batch_size: int, seed: int, device: str) -> None:
     """Train for a given time and save in the hub's layout."""
     torch.manual_seed(seed)
-    template = INTERNVL_TEMPLATE if family == "internvl3" else QWEN_TEMPLATE
-    tokenizer = word_tokenizer(chat_template=template)
+    tokenizer = mllm_tokenizer(family)
     ids = tokenizer.get_vocab()
     model = build(family, len(tokenizer), ids).to(device)
     optimizer = TimedOptimizer(model, warmup=100)
