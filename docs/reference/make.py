@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import sys
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,12 +29,12 @@ def public() -> dict[str, Path]:
     return found
 
 
-def class_in(file: Path, name: str) -> ast.ClassDef | None:
-    """The class of this name, followed through one import if the file only hands it on."""
+def class_in(file: Path, name: str) -> tuple[ast.ClassDef, Path] | None:
+    """The class of this name and its file, followed through one import if the file only hands it on."""
     tree = ast.parse(file.read_text(encoding="utf-8"))
     for node in tree.body:
         if isinstance(node, ast.ClassDef) and node.name == name:
-            return node
+            return node, file
         if isinstance(node, ast.ImportFrom) and node.module and name in [alias.name for alias in node.names]:
             other = CORE.joinpath(*node.module.split(".")[2:]).with_suffix(".py")
             if other.is_file() and other != file:
@@ -43,6 +44,7 @@ def class_in(file: Path, name: str) -> ast.ClassDef | None:
 
 def page(name: str, node: ast.ClassDef, file: Path) -> str:
     """One class as Markdown."""
+    source = file.read_text(encoding="utf-8").splitlines()
     lines = [f"# {name}", "", f"`from subjectgen.core import {name}`", ""]
     lines += [ast.get_docstring(node) or "", ""]
     rows = list(fields(node))
@@ -51,7 +53,7 @@ def page(name: str, node: ast.ClassDef, file: Path) -> str:
         lines += [f"| `{field}` | `{kind}` | {default} | {meaning} |" for field, kind, default, meaning in rows]
         lines.append("")
     for method in methods(node):
-        code = f"```python\n{signature(method)}\n```"
+        code = f"```python\n{signature(method, source)}\n```"
         lines += [f"## {method.name}", "", code, "", ast.get_docstring(method) or "", ""]
     return "\n".join(lines).rstrip() + "\n"
 
@@ -74,20 +76,19 @@ def methods(node: ast.ClassDef) -> Iterator[ast.FunctionDef]:
             yield item
 
 
-def signature(method: ast.FunctionDef) -> str:
+def signature(method: ast.FunctionDef, source: list[str]) -> str:
     """As the source has it, without the body."""
-    decorators = "".join(f"@{ast.unparse(one)}\n" for one in method.decorator_list)
-    returns = f" -> {ast.unparse(method.returns)}" if method.returns else ""
-    return f"{decorators}def {method.name}({ast.unparse(method.args)}){returns}: ..."
+    first = min([method.lineno, *(one.lineno for one in method.decorator_list)])
+    head = textwrap.dedent("\n".join(source[first - 1 : method.body[0].lineno - 1]))
+    return head.rstrip().removesuffix("...").rstrip() + " ..."
 
 
 def pages() -> dict[str, str]:
     """All pages by file name, with an index."""
     found = {}
     for name, file in sorted(public().items()):
-        node = class_in(file, name)
-        if node is not None:
-            found[f"{name}.md"] = page(name, node, file)
+        if one := class_in(file, name):
+            found[f"{name}.md"] = page(name, *one)
     lines = ["# Public classes", "", "Written by `python docs/reference/make.py` from the sources.", ""]
     lines += [f"- [{file.removesuffix('.md')}]({file})" for file in found]
     return {"README.md": "\n".join(lines) + "\n", **found}

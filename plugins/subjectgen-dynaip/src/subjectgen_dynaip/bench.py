@@ -28,11 +28,12 @@ from subjectgen.core import (
     InputError,
     Reference,
     Sample,
+    is_hidden,
     load_mask,
     load_reference,
     nearest,
+    visible_files,
 )
-from subjectgen.core.files import is_hidden, visible_files
 from subjectgen_dynaip.bench_prompts import COMBINATIONS, DATA_TYPES, Box, Combination
 from subjectgen_dynaip.pairs import read_fields
 

@@ -33,8 +33,8 @@ from subjectgen.core import (
     load_mask,
     load_reference,
     nearest,
+    visible_files,
 )
-from subjectgen.core.files import visible_files
 
 INDEX = "index.jsonl"
 SHOWN = 3

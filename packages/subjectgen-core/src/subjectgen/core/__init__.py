@@ -18,6 +18,7 @@ from subjectgen.core.errors import (
     SubjectgenError,
     nearest,
 )
+from subjectgen.core.files import is_hidden, visible_files
 from subjectgen.core.hookspecs import hookimpl
 from subjectgen.core.inputs import as_list, as_seeds
 from subjectgen.core.roles import Changes, ChangesNothing, ChangesResults, ChangesWeights
@@ -181,8 +182,10 @@ __all__ = [
     "as_list",
     "as_seeds",
     "hookimpl",
+    "is_hidden",
     "nearest",
     "valid_text",
+    "visible_files",
     *_LAZY,
 ]
 
