@@ -15,6 +15,7 @@ from subjectgen.core.errors import (
     ComponentError,
     ConfigError,
     InputError,
+    SampleError,
     SubjectgenError,
     nearest,
 )
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from subjectgen.core.part import Part as Part
     from subjectgen.core.parts import (
         Aggregator as Aggregator,
+        Augments as Augments,
         Autoencoder as Autoencoder,
         Backbone as Backbone,
         CachesReferences as CachesReferences,
@@ -109,6 +111,7 @@ _LAZY = {
     **dict.fromkeys(
         [
             "Aggregator",
+            "Augments",
             "Autoencoder",
             "Backbone",
             "CachesReferences",
@@ -178,6 +181,7 @@ __all__ = [
     "Config",
     "ConfigError",
     "InputError",
+    "SampleError",
     "SubjectgenError",
     "as_list",
     "as_seeds",

@@ -26,6 +26,10 @@ class InputError(SubjectgenError):
     """A prompt, reference image or option that cannot be used."""
 
 
+class SampleError(InputError):
+    """One sample of a data set that cannot be read: training passes over it, counts it and names it."""
+
+
 def nearest(word: str, choices: Iterable[str]) -> str:
     """Return ``"; did you mean 'x'?"`` for the closest choice but the word itself, or nothing when none is close."""
     found = difflib.get_close_matches(word, [choice for choice in choices if choice != word], n=1, cutoff=0.5)

@@ -296,7 +296,11 @@ class Schedule(Protocol):
 
 @runtime_checkable
 class Dataset(Protocol):
-    """Samples by index: same index, same sample; keys are unique; picklable. Built as ``Class(config)``."""
+    """Samples by index: same index, same sample; keys are unique; picklable. Built as ``Class(config)``.
+
+    A sample that cannot be read raises :class:`~subjectgen.core.errors.SampleError`; what ends a loop over a data set is
+    ``IndexError``.
+    """
 
     def __len__(self) -> int: ...
 
@@ -320,6 +324,20 @@ class HasSizes(Protocol):
 
     sizes: Sequence[tuple[int, int]]
     """Height and width of the target, by index."""
+
+
+@runtime_checkable
+class Augments(Protocol):
+    """A data set that shows its samples in varied ways to training (crops, mirrors); indexing gives the plain one."""
+
+    def augmented(self, index: int, seed: int) -> Sample:
+        """The sample as this seed varies it, in the target's size of the plain one; draws from nothing else.
+
+        Raises:
+            IndexError: Past the end.
+            SampleError: It cannot be read.
+        """
+        ...
 
 
 @runtime_checkable

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings, strategies as st
 from torch import Tensor
 
-from subjectgen.core import Dataset, HasSizes, Reference, Sample
+from subjectgen.core import Augments, Dataset, HasSizes, Reference, Sample
 from subjectgen.core.samples import KEY
 from subjectgen.testing.base import Contract
 
@@ -87,6 +87,26 @@ class DatasetContract(Contract):
             first = dataset[index]
             dataset[between]
             assert_same_sample(dataset[index], first)
+
+        law()
+
+    def test_the_seed_alone_varies_a_sample(self, dataset: Dataset) -> None:
+        """The same seed gives the same sample, whatever was read before; the target keeps the size of the plain one."""
+        if not isinstance(dataset, Augments):
+            pytest.skip("shows its samples in one way only")
+
+        @_SETTINGS
+        @given(index=st.integers(0, len(dataset) - 1), seed=st.integers(0, 2**63 - 1))
+        def law(index: int, seed: int) -> None:
+            first = dataset.augmented(index, seed)
+            torch.rand(3)
+            dataset.augmented(index, seed ^ 1)
+            assert_same_sample(dataset.augmented(index, seed), first)
+            plain = dataset[index]
+            assert first.key == plain.key
+            assert (first.target is None) == (plain.target is None)
+            if first.target is not None and plain.target is not None:
+                assert first.target.shape == plain.target.shape
 
         law()
 
