@@ -298,8 +298,7 @@ class Schedule(Protocol):
 class Dataset(Protocol):
     """Samples by index: same index, same sample; keys are unique; picklable. Built as ``Class(config)``.
 
-    A sample that cannot be read raises :class:`~subjectgen.core.errors.SampleError`; what ends a loop over a data set is
-    ``IndexError``.
+    A sample that cannot be read raises :class:`~subjectgen.core.errors.SampleError`; past the end comes ``IndexError``.
     """
 
     def __len__(self) -> int: ...
