@@ -62,7 +62,7 @@ def uses_uv(session: nox.Session) -> bool:
 
 @functools.cache
 def pips_index() -> dict[str, str]:
-    """uv reads none of pip's settings: the indexes and wheel folders of this machine's pip, in uv's own variables."""
+    """uv reads none of pip's settings: this machine's indexes, folders of wheels and certificates, in its variables."""
     command = [sys.executable, "-m", "pip", "config", "list"]
     listed = subprocess.run(command, capture_output=True, text=True, check=False).stdout
     pairs = (line.partition("=") for line in listed.splitlines())
@@ -73,6 +73,7 @@ def pips_index() -> dict[str, str]:
         "UV_FIND_LINKS": ",".join(settings.get("find-links", [])),
         "UV_CONSTRAINT": " ".join(settings.get("constraint", [])),
         "UV_INDEX_STRATEGY": "unsafe-best-match" if "extra-index-url" in settings else "",
+        "SSL_CERT_FILE": " ".join(settings.get("cert", [])),
     }
     return {name: value for name, value in found.items() if value and name not in os.environ}
 
