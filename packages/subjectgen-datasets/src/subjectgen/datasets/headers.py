@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from typing import BinaryIO
+from io import BufferedIOBase
 
 from PIL import Image, ImageOps
 
@@ -34,7 +34,7 @@ def _decoded_size(source: Source) -> tuple[int, int]:
         return turned.height, turned.width
 
 
-def _may_be_turned(stream: BinaryIO) -> bool:
+def _may_be_turned(stream: BufferedIOBase) -> bool:
     """Whether a PNG has a chunk that can hold an orientation.
 
     Such chunks may follow the pixels; Pillow would decode them all to find out, and UNO-1M is a million PNGs.

@@ -56,7 +56,8 @@ class _Window:
     def __init__(self, stream: BinaryIO, name: str) -> None:
         self._stream, self._name, self._decoder = stream, name, json.JSONDecoder()
         self._text, self._start, self._at, self._ended = "", 0, 0, False
-        self._more()
+        while len(self._text) < 3 and not self._ended:
+            self._more()
         if self._text.startswith("\xef\xbb\xbf"):  # UTF-8's byte order mark
             self._at = 3
 
@@ -82,7 +83,8 @@ class _Window:
         while True:
             try:
                 value, end = self._decoder.raw_decode(self._text, self._at)
-                if end < len(self._text) or self._ended:  # else a number may go on
+                after, far = self._text[end : end + 1], len(self._text) - self._at > LARGEST
+                if (after and after in BLANK + ",]") or self._ended or far:  # else a number may go on
                     break
             except RecursionError:
                 raise self.damage("an entry is nested too deeply") from None

@@ -29,7 +29,8 @@ def read_sample(entry: Entry, config: SizedConfig, framing: Framing) -> Sample:
     """Read all pictures of an entry.
 
     Raises:
-        UnreadableSampleError: One is missing, cannot be decoded, or a mask does not fit. Names place, picture and reason.
+        UnreadableSampleError: One is missing, cannot be decoded, or a mask does not fit. Names place, picture
+            and reason.
     """
     references = tuple(_reference(entry, one, config) for one in entry.references)
     target = None

@@ -62,8 +62,8 @@ def write_shards(
 
     Pictures keep the bytes of their files where the data set says where they lie
     (:class:`~subjectgen.datasets.entries.HasEntries`): they are packed as they are, before ``size`` and ``buckets``,
-    which are then options of ``tar_shards``. Of other data sets the finished pictures are packed, as PNG. Each sample is read
-    first: what cannot be read is left out and counted.
+    which are then options of ``tar_shards``. Of other data sets the finished pictures are packed, as PNG. Each sample
+    is read first: what cannot be read is left out and counted.
 
     Args:
         dataset: What to pack.

@@ -25,7 +25,7 @@ class SizedConfig(Config):
     """Options that all of these data sets share: how big pictures are made."""
 
     size: ChangesResults[PositiveInt | tuple[PositiveInt, PositiveInt] | None] = None
-    """Pixels of the target: a square's side, or height and width. Without it and without ``buckets``, as the file is."""
+    """Pixels of the target: a square's side, or height and width. Without it and ``buckets``, as the file is."""
     buckets: ChangesResults[tuple[tuple[PositiveInt, PositiveInt], ...]] = ()
     """Sizes, height and width, of which each target takes that of the nearest aspect ratio."""
     random_crop: ChangesResults[bool] = False

@@ -6,7 +6,7 @@ import io
 import os
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO, Protocol, cast
+from typing import Protocol, runtime_checkable
 
 from subjectgen.datasets.storage import Slice, read_range
 
@@ -14,6 +14,7 @@ HEADER = 1 << 16
 """Bytes that are read at once where only a picture's header is wanted."""
 
 
+@runtime_checkable
 class Source(Protocol):
     """A picture that is not opened yet."""
 
@@ -30,7 +31,7 @@ class Source(Protocol):
         """
         ...
 
-    def open(self) -> BinaryIO:
+    def open(self) -> io.BufferedIOBase:
         """A stream that can seek, for who needs only a part.
 
         Raises:
@@ -50,7 +51,7 @@ class FileSource:
         """All of it."""
         return self.path.read_bytes()
 
-    def open(self) -> BinaryIO:
+    def open(self) -> io.BufferedIOBase:
         """The file."""
         return self.path.open("rb")
 
@@ -69,10 +70,10 @@ class SliceSource:
         """All of it."""
         return read_range(self.place, self.offset, self.length)
 
-    def open(self) -> BinaryIO:
+    def open(self) -> io.BufferedIOBase:
         """A stream over this part alone."""
         part = Slice(self.place, self.offset, self.length)
-        return cast(BinaryIO, io.BufferedReader(part, HEADER))
+        return io.BufferedReader(part, HEADER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +87,7 @@ class BytesSource:
         """All of it."""
         return self.content
 
-    def open(self) -> BinaryIO:
+    def open(self) -> io.BufferedIOBase:
         """A stream over them."""
         return io.BytesIO(self.content)
 

@@ -95,7 +95,7 @@ def _found(pattern: str) -> list[str]:
 
 
 def _system(place: str) -> tuple[Any, str]:
-    """fsspec keeps one file system of each kind per process and makes a new one after a fork."""
+    """The library keeps one file system of each kind per process and makes a new one after a fork."""
     system, path = fsspec.core.url_to_fs(place)
     return system, str(path)
 

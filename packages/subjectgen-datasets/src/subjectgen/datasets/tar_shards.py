@@ -43,7 +43,7 @@ class TarShards(EntryDataset):
         """Options of ``tar_shards``."""
 
         shards: ChangesNothing[str | tuple[str, ...]]
-        """A tar, a glob such as ``data/*.tar``, an fsspec URL of either, or a list of them; their order is the data's."""
+        """A tar, a glob such as ``data/*.tar``, an fsspec URL of either, or a list of them, in this order."""
 
     config: Config
 
@@ -95,17 +95,24 @@ def _told(place: str, roles: Roles) -> dict[str, Any]:
         return {}
     try:
         told = json.loads(source.read().decode("utf-8-sig"))
-        assert isinstance(told, dict), "expected a mapping"
-        assert isinstance(told.get("facts", {}), dict), "facts: expected a mapping"
-        count = sum(role == "reference" for role, _ in roles)
-        described = told.get("references", [])
-        good = isinstance(described, list) and all(isinstance(one, dict) for one in described)
-        assert good, "references: expected a list of mappings"
-        assert not described or len(described) == count, f"references: says {len(described)}, but {count} are there"
-        json.dumps(told, allow_nan=False)
-    except (OSError, ValueError, RecursionError, AssertionError) as error:
+        _check_told(told, sum(role == "reference" for role, _ in roles))
+    except (OSError, ValueError, RecursionError) as error:
         raise UnreadableSampleError.of(place, "json: cannot be read", f"{source.name}: {error}") from error
-    return told
+    return dict(told)
+
+
+def _check_told(told: Any, count: int) -> None:
+    """Raises:
+    ValueError: Something is of another kind than it must be, or a number is not finite.
+    """
+    if not isinstance(told, dict) or not isinstance(told.get("facts") or {}, dict):
+        raise ValueError("expected a mapping, and another in facts")
+    described = told.get("references") or []
+    if not isinstance(described, list) or not all(isinstance(one, dict) for one in described):
+        raise ValueError("references: expected a list of mappings")
+    if described and len(described) != count:
+        raise ValueError(f"references: says {len(described)}, but {count} are there")
+    json.dumps(told, allow_nan=False)
 
 
 def _prompt(place: str, told: Mapping[str, Any], roles: Roles) -> str:

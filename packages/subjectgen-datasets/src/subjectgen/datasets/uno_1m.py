@@ -38,7 +38,8 @@ class Uno1M(EntryDataset):
     """Pairs of UNO-1M: the first picture is the reference, the second the target, its caption the prompt.
 
     Keys are ``pair-0000012``, the label's place in the file, counted from 0; with ``both_ways`` a second sample of each
-    pair is ``pair-0000012-back``. Facts: ``pair``, ``subject`` (words), ``score``, ``files`` (``reference``, ``target``).
+    pair is ``pair-0000012-back``. Facts: ``pair``, ``subject`` (words), ``score``, ``files`` (``reference``,
+    ``target``).
 
     Labels are read through a window and not kept: in memory are three numbers per pair. Nothing is written.
     """

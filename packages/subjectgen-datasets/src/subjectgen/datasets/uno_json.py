@@ -1,6 +1,7 @@
-"""UNO's training JSON: a list of ``{"prompt": ..., "image_tgt_path": ..., "image_paths": [...]}``, paths relative to it.
+"""UNO's training JSON: a list of ``{"prompt": ..., "image_tgt_path": ..., "image_paths": [...]}``.
 
-That is what ``FluxPairedDatasetV2`` of UNO and its descendants reads; one reference may stand as ``image_path`` instead.
+That is what ``FluxPairedDatasetV2`` of UNO and its descendants reads: paths begin at the JSON's folder, and a single
+reference may stand as ``image_path`` instead.
 """
 
 from __future__ import annotations
