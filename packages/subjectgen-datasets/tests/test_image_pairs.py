@@ -74,7 +74,7 @@ def test_a_line_that_cannot_be_used_is_counted(rows, tmp_path, change, reason) -
 
 def test_the_same_key_twice_is_an_error(rows, tmp_path) -> None:
     (tmp_path / "index.json").write_text(json.dumps([rows[2], rows[0], {**rows[2], "key": "THIRD"}]))
-    with pytest.raises(InputError, match="entry 2: key 'THIRD' is that of .*entry 0 too"):
+    with pytest.raises(InputError, match=r"entry 2: key 'THIRD' is that of .*entry 0 too"):
         opened(tmp_path)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from io import BufferedIOBase
+from typing import IO, cast
 
 from PIL import Image, ImageOps
 
@@ -11,17 +12,17 @@ from subjectgen.datasets.sources import Source
 
 ORIENTATION = 0x0112
 SIDEWAYS = (5, 6, 7, 8)
-"""Orientations of EXIF under which rows become columns."""
+"""Orientations of EXIF under which rows become columns. Pillow gives a TIFF's size as it is once turned."""
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
 def picture_size(source: Source) -> tuple[int, int] | None:
     """Height and width; ``None`` for what is no picture or cannot be opened. Reading it will say why."""
     try:
-        with source.open() as stream, Image.open(stream) as image:
+        with source.open() as stream, Image.open(cast(IO[bytes], stream)) as image:
             if image.format == "PNG" and _may_be_turned(stream):
                 return _decoded_size(source)
-            if image.format != "PNG" and image.getexif().get(ORIENTATION) in SIDEWAYS:
+            if image.format not in ("PNG", "TIFF") and image.getexif().get(ORIENTATION) in SIDEWAYS:
                 return image.width, image.height
             return image.height, image.width
     except Exception:  # decoders raise anything on a damaged file
@@ -29,7 +30,7 @@ def picture_size(source: Source) -> tuple[int, int] | None:
 
 
 def _decoded_size(source: Source) -> tuple[int, int]:
-    with source.open() as stream, Image.open(stream) as image:
+    with source.open() as stream, Image.open(cast(IO[bytes], stream)) as image:
         turned = ImageOps.exif_transpose(image)
         return turned.height, turned.width
 

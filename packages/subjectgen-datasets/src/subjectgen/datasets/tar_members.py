@@ -20,6 +20,7 @@ from subjectgen.datasets.storage import Slice, exists, file_size, read_range
 
 FORMAT = 1
 BLOCK = 512
+CUT = "member is cut off"
 COMPRESSED = {b"\x1f\x8b": "gzip", b"BZ": "bzip2", b"\xfd7": "xz", b"(\xb5": "zstd"}
 
 
@@ -75,17 +76,14 @@ def scan_tar(place: str, size: int) -> Shard:
     stream = io.BufferedReader(Slice(place, 0, size), HEADER)
     try:
         with tarfile.open(fileobj=stream, mode="r:") as tar:
-            for info in tar:
-                if not info.isdir():
-                    _sort(info, size, members, refused)
+            _walk(tar, size, members, refused)
             end = tar.offset
     except (tarfile.TarError, ValueError, EOFError) as error:
         raise InputError(f"{place}: no tar that can be read: {error}") from error
     rest = read_range(place, end, min(BLOCK, max(0, size - end)))
     if rest.strip(b"\0"):  # tarfile takes damage in the middle for the end
-        refused.append(
-            (f"byte {end}", RefusedError("damaged: no header where one should be", "what follows is not read"))
-        )
+        damage = RefusedError("damaged: no header where one should be", "what follows is not read")
+        refused.append((f"byte {end}", damage))
     return Shard(place, size, members, refused)
 
 
@@ -93,6 +91,17 @@ def write_index(shard: Shard) -> str:
     """The text of a shard's index."""
     members = [list(member) for member in shard.members]
     return json.dumps({"format": FORMAT, "size": shard.size, "members": members}, separators=(",", ":"))
+
+
+def _walk(tar: tarfile.TarFile, size: int, members: list[Member], refused: list[tuple[str, RefusedError]]) -> None:
+    """Sort members into those that can be used and those that cannot."""
+    try:
+        for info in tar:
+            if not info.isdir():
+                _sort(info, size, members, refused)
+    except tarfile.ReadError as error:
+        if not any(reason.reason == CUT for _, reason in refused):  # else that is what is wrong here, too
+            refused.append((f"byte {tar.offset}", RefusedError(CUT, str(error))))
 
 
 def _sort(info: tarfile.TarInfo, size: int, members: list[Member], refused: list[tuple[str, RefusedError]]) -> None:
@@ -111,7 +120,7 @@ def _check(member: Member, size: int) -> None:
     if leaves_folder(member.name):
         raise RefusedError("member's name leads out of the archive")
     if member.offset + member.length > size:
-        raise RefusedError("member is cut off", f"it ends at byte {member.offset + member.length} of {size}")
+        raise RefusedError(CUT, f"it ends at byte {member.offset + member.length} of {size}")
 
 
 def _by_index(place: str, size: int) -> Shard:
