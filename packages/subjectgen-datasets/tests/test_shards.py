@@ -1,5 +1,6 @@
 import json
 import tarfile
+from dataclasses import replace
 
 import pytest
 import torch
@@ -109,6 +110,16 @@ def test_broken_samples_are_left_out_and_counted(pairs, tmp_path) -> None:
     assert written.left_out.counts == {"target: not an image": 1, "mask: no such file": 1}
     assert list(packed(tmp_path / "out").keys()) == ["a.b-0", "a.b-2", "a.b-4"]
     assert json.loads((tmp_path / "out" / "packed.json").read_text())["left_out"] == written.left_out.counts
+
+
+def test_a_key_twice_is_packed_once(tmp_path) -> None:
+    class Twice(InMemory):
+        def __getitem__(self, index: int) -> Sample:
+            return replace(super().__getitem__(index), key=f"{'kK'[index % 2]}{index // 2}")
+
+    written = write_shards(Twice(), tmp_path / "out")
+    assert written.left_out.counts == {"key is that of another sample": 2}
+    assert list(packed(tmp_path / "out").keys()) == ["k0", "k1"]
 
 
 def test_nothing_is_left_of_a_folder_that_could_not_be_finished(tmp_path) -> None:

@@ -176,6 +176,15 @@ def test_toys_are_packed_too(run, write, tmp_path) -> None:
     assert torch.allclose(packed[1].target, expected.target, atol=0.51 / 255)
 
 
+def test_an_experiment_trains_on_a_folder_and_on_its_shards(run, write, folder, tmp_path) -> None:
+    assert run("data", "shard", spec(folder), "--out", tmp_path / "shards")[0] == 0
+    shards = {"name": "tar_shards", "shards": str(tmp_path / "shards" / "*.tar"), "size": 64}
+    for name, dataset in (("a", {"name": "image_pairs", "folder": str(folder), "size": 64}), ("b", shards)):
+        code, out, err = run("train", write({"training": {"dataset": dataset}}), "--out", tmp_path / name)
+        assert code == 0, err
+        assert "loss" in out
+
+
 # ------------------------------------------------------------------------------------------- plugins' data sets
 
 
