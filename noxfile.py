@@ -52,6 +52,7 @@ def install_all(session: nox.Session, *tools: str, testing: bool = False) -> Non
     """All packages and plugins from their folders, in one command: none of them is on an index."""
     install(session, "torch")  # alone and first, so that nothing pulls another build of it
     extras = dict.fromkeys(("subjectgen-core", *PLUGINS), "[testing]") if testing else {}
+    extras |= {"subjectgen-datasets": "[parquet]"} if testing else {}
     folders = [argument for name, path in ALL.items() for argument in ("-e", f"{path}{extras.get(name, '')}")]
     install(session, *folders, *tools)
 

@@ -72,8 +72,12 @@ ALONE = {*GROUP.commands, *HELP["help_option_names"], *(option for one in GROUP.
 def parse(arguments: list[str]) -> dict[str, Any]:
     """Values by parameter, as the command line reads its arguments, without running anything."""
     command, *rest = arguments
-    found: dict[str, Any] = GROUP.commands[command].make_context(command, rest).params
-    return found
+    found = GROUP.commands[command]
+    if hasattr(found, "commands"):  # a group of commands
+        command, *rest = rest
+        found = found.commands[command]
+    params: dict[str, Any] = found.make_context(command, rest).params
+    return params
 
 
 COMMANDS = [

@@ -38,7 +38,11 @@ def test_importing_is_light(poisoned: dict[str, str], module: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["plugins"], ["plugins", "--json"], ["components"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["data", "check", "--help"], ["plugins"], ["plugins", "--json"], ["components"]],
+    ids=" ".join,
+)
 def test_the_command_line_is_light(poisoned: dict[str, str], arguments: list[str]) -> None:
     done = run(poisoned, "-m", "subjectgen.runner", *arguments)
     assert done.returncode == 0, done.stderr

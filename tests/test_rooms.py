@@ -15,8 +15,9 @@ MAY_USE = {
     "training": {"system", "generation"},
     "evaluation": {"system", "generation"},
     "reports": {"evaluation"},
+    "data": {"system"},
     "planning": {"system", "generation", "training"},
-    "cli": {"system", "generation", "training", "evaluation", "reports", "planning"},
+    "cli": {"system", "generation", "training", "evaluation", "reports", "planning", "data"},
 }
 """Rooms that each room may import. Nobody but the command line imports planning."""
 MODELS = ("torch", "transformers", "diffusers", "peft", "accelerate")

@@ -9,6 +9,7 @@ _NAMES = {
     "subjectgen-encoders": {"encoders": "internvl3 qwen2_5_vl vae flux_text", "autoencoders": "vae"},
     "subjectgen-backbones": {"backbones": "flux", "injectors": "context reference_tokens"},
     "subjectgen-schedules": {"schedules": "three_stage always_on"},
+    "subjectgen-datasets": {"datasets": "uno_1m uno_json musar_gen image_pairs tar_shards"},
     "subjectgen-toybox": {"datasets": "toy_pairs held_out_toys toys_together", "metrics": "toy_scores together_scores"},
 }
 

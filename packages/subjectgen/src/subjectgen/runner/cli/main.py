@@ -11,13 +11,14 @@ import typer
 from subjectgen.core import SubjectgenError
 from subjectgen.core.text import tolerate_letters
 from subjectgen.runner.cli.check import check
+from subjectgen.runner.cli.data import data
 from subjectgen.runner.cli.demo import demo
 from subjectgen.runner.cli.generate import generate
 from subjectgen.runner.cli.listing import components, plugins, versions
+from subjectgen.runner.cli.options import HELP
 from subjectgen.runner.cli.plan import plan
 from subjectgen.runner.cli.train import train
 
-HELP = {"help_option_names": ["-h", "--help"]}
 PIPE_CLOSED = 141
 """128 + SIGPIPE: what the reader of our output gets from everybody when it stops reading."""
 
@@ -31,6 +32,7 @@ app = typer.Typer(
 )
 for command in (train, generate, check, plan, plugins, components, demo):
     app.command(context_settings=HELP)(command)
+app.add_typer(data, name="data", context_settings=HELP)
 
 
 def _show_versions(wanted: bool) -> bool:

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+HELP = {"help_option_names": ["-h", "--help"]}
+"""Settings of every command."""
 FORMS = "a mask picture, a box left,top,right,bottom in pixels or shares, find:WORDS, or '' for none."
 ExperimentPath = Annotated[
     str, typer.Argument(help="Experiment YAML, or the name of one in experiments/.", metavar="EXPERIMENT")
@@ -20,6 +22,13 @@ TrainedPath = Annotated[
 Overrides = Annotated[
     list[str],
     typer.Option("--set", help="Override a key: --set schedule.steps=10. May be repeated.", metavar="KEY=VALUE"),
+]
+DataSpec = Annotated[
+    str,
+    typer.Argument(
+        help="A data set, '{name: uno_1m, labels: ...}', or an experiment, whose training data are meant.",
+        metavar="SPEC",
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Device = Annotated[

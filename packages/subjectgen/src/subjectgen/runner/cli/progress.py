@@ -88,3 +88,57 @@ class Steps:
         if self._plain and time.monotonic() - self._said > EVERY:
             self._said = time.monotonic()
             print(f"{self._label}: {self._done} of {total or '?'} steps, {stage}", file=sys.stderr, flush=True)
+
+
+class Counted:
+    """Items of a known number, as they are done: called with how many are, and of how many."""
+
+    def __init__(self, label: str, what: str) -> None:
+        """``label``: what is done, such as ``reading``; ``what``: the items, in the plural."""
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        console = Console(stderr=True)
+        self._label, self._what, self._plain = label, what, not console.is_terminal
+        self._opening = Loading(f"{label}: opening it")
+        self._started = self._said = 0.0
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            disable=self._plain,
+        )
+        self._task = self._bar.add_task(label, total=None)
+
+    def __enter__(self) -> Counted:
+        if self._plain:
+            self._opening.__enter__()
+        else:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if not self._plain:
+            self._bar.stop()
+        elif not self._started:
+            self._opening.__exit__()
+
+    def __call__(self, done: int, total: int) -> None:
+        """So many are done."""
+        now = time.monotonic()
+        if not self._plain:
+            self._bar.update(self._task, completed=done, total=total)
+            return
+        if not self._started:
+            self._opening.__exit__()
+            self._started = self._said = now
+            print(f"{self._label}: {total} {self._what}", file=sys.stderr, flush=True)
+        elif now - self._said > EVERY:
+            self._said = now
+            left = (now - self._started) / max(1, done - 1) * (total - done)
+            print(f"{self._label}: {done} of {total} {self._what}, {left:.0f} s left", file=sys.stderr, flush=True)

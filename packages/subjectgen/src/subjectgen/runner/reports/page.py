@@ -65,10 +65,14 @@ def embedded(path: Path, *, limit: int | None = None) -> str:
         picture = opened.convert("RGB")
     if limit:
         picture.thumbnail((limit, limit), Image.Resampling.LANCZOS)
+    return embedded_picture(picture, "PNG" if limit is None else "WEBP")
+
+
+def embedded_picture(picture: Image.Image, kind: str) -> str:
+    """A picture in memory as part of a page, as PNG or WEBP."""
     content = io.BytesIO()
-    picture.save(content, format="PNG" if limit is None else "WEBP", quality=90)
-    kind = "png" if limit is None else "webp"
-    return f"data:image/{kind};base64,{base64.b64encode(content.getvalue()).decode()}"
+    picture.save(content, format=kind, quality=90)
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(content.getvalue()).decode()}"
 
 
 def _write_sheet(out: Path, result: Result, count: int) -> Path:
