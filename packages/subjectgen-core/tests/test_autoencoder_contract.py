@@ -30,13 +30,13 @@ class Blocks(nn.Module):
         return super().train(False)
 
     @torch.no_grad()
-    def encode_images(self, images: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
+    def encode_images(self, images: Tensor, *, generators: Any = None) -> Tensor:
         if any(side % 4 for side in images.shape[2:]):
             raise InputError(f"sides {tuple(images.shape[2:])}; expected multiples of 4")
         latents = 2 * pixel_unshuffle(images, 2) - 1
-        if generator is None:
+        if generators is None:
             return latents
-        return latents + 0.01 * torch.randn(latents.shape, generator=generator)
+        return latents + 0.01 * torch.stack([torch.randn(latents.shape[1:], generator=one) for one in generators])
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
@@ -58,19 +58,19 @@ class TestBlocks(DrawingContract):
 
 
 class Draws(Blocks):
-    def encode_images(self, images: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
+    def encode_images(self, images: Tensor, *, generators: Any = None) -> Tensor:
         latents = super().encode_images(images)
         return latents + torch.rand(latents.shape)
 
 
 class IgnoresTheGenerator(Blocks):
-    def encode_images(self, images: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
+    def encode_images(self, images: Tensor, *, generators: Any = None) -> Tensor:
         return super().encode_images(images)
 
 
 class DrawsBesideTheGenerator(Blocks):
-    def encode_images(self, images: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
-        return super().encode_images(images, generator=None if generator is None else torch.default_generator)
+    def encode_images(self, images: Tensor, *, generators: Any = None) -> Tensor:
+        return super().encode_images(images, generators=generators and [torch.default_generator] * len(images))
 
 
 class DrawsInDecoding(Blocks):
@@ -113,21 +113,21 @@ class Blind(Blocks):
 
 
 class NormalizesTheBatch(Blocks):
-    def encode_images(self, images: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
-        return super().encode_images(images, generator=generator) - images.mean()
+    def encode_images(self, images: Tensor, *, generators: Any = None) -> Tensor:
+        return super().encode_images(images, generators=generators) - images.mean()
 
 
 class WritesImages(Blocks):
-    def encode_images(self, images: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
-        latents = super().encode_images(images, generator=generator)
+    def encode_images(self, images: Tensor, *, generators: Any = None) -> Tensor:
+        latents = super().encode_images(images, generators=generators)
         images *= 2
         return latents
 
 
 class Crops(Blocks):
-    def encode_images(self, images: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
+    def encode_images(self, images: Tensor, *, generators: Any = None) -> Tensor:
         height, width = (side // 4 * 4 for side in images.shape[2:])
-        return super().encode_images(images[..., :height, :width], generator=generator)
+        return super().encode_images(images[..., :height, :width], generators=generators)
 
 
 class NoDecode(Blocks):

@@ -13,6 +13,7 @@ from hypothesis import given, settings, strategies as st
 from pydantic import ValidationError
 
 from subjectgen.core import InputError, Sample
+from subjectgen.encoders.resizing import shrunk_to_area
 from subjectgen.encoders.vae import VAE
 
 MakeSample = Callable[..., Sample]
@@ -58,6 +59,25 @@ def test_decode_undoes_scale_and_shift(vae: VAE, model: AutoencoderKL) -> None:
     torch.testing.assert_close(vae.decode(latents), expected)
 
 
+@given(
+    height=st.integers(1, 90), width=st.integers(1, 90), area=st.integers(64, 4096), multiple=st.sampled_from([4, 8])
+)
+@settings(deadline=None, max_examples=60)
+def test_an_area_bounds_the_pixels_and_keeps_the_aspect(height: int, width: int, area: int, multiple: int) -> None:
+    """Never more pixels, never enlarged by more than rounding, each side within a multiple of what the aspect says."""
+    found = shrunk_to_area(torch.zeros(3, height, width), area=area, multiple=multiple)
+    sides, shrink = found.shape[-2:], min(1.0, (area / (height * width)) ** 0.5)
+    assert all(side % multiple == 0 for side in sides)
+    assert sides[0] * sides[1] <= max(area, multiple * multiple)
+    for side, before in zip(sides, (height, width), strict=True):
+        assert (
+            side == multiple
+            or abs(side - before * shrink) <= 1.5 * multiple
+            or sides[0] == multiple
+            or sides[1] == multiple
+        )
+
+
 def test_sides_are_multiples_and_not_longer_than_max_size(vae: VAE) -> None:
     @settings(deadline=None)
     @given(st.integers(1, 300), st.integers(1, 300))
@@ -95,7 +115,8 @@ def test_drawing_from_the_posterior_scatters_around_its_mode(
 ) -> None:
     image = sample("", (16, 16)).references[0].image
     vae = VAE(VAE.Config(checkpoint=str(pipeline_checkpoint), deterministic=False))
-    draws = vae.encode_images(image.expand(512, 3, 16, 16), generator=torch.Generator().manual_seed(0))
+    generators = [torch.Generator().manual_seed(seed) for seed in range(512)]
+    draws = vae.encode_images(image.expand(512, 3, 16, 16), generators=generators)
     posterior = model.encode(image[None] * 2 - 1).latent_dist
     expected = (posterior.mean - model.config.shift_factor) * model.config.scaling_factor
     spread = posterior.std * model.config.scaling_factor

@@ -104,9 +104,10 @@ class QwenBackbone(nn.Module):
         """All of it."""
         return dict(self.transformer.named_parameters())
 
-    def save_trained(self, folder: Path) -> None:
+    def save_trained(self, folder: Path, values: Mapping[str, Tensor] | None = None) -> None:
         """One safetensors file."""
-        save_file({name: p.detach().contiguous() for name, p in self.trainable_parameters().items()}, folder / FILE)
+        chosen = self.trainable_parameters() if values is None else values
+        save_file({name: value.detach().contiguous() for name, value in chosen.items()}, folder / FILE)
 
     def load_trained(self, folder: Path) -> None:
         """Read it again; names and shapes must be the same."""

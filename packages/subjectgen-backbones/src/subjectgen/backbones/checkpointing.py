@@ -13,6 +13,7 @@ from typing import Any
 import diffusers
 import torch
 from torch import nn
+from torch.distributed.fsdp import FSDPModule
 from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
 from subjectgen.backbones.options import Checkpointing
@@ -33,7 +34,7 @@ def enable_checkpointing(transformer: diffusers.FluxTransformer2DModel, mode: Ch
     if mode == "selective":
         transformer.enable_gradient_checkpointing(_all_but_attention)
     elif mode is True:
-        transformer.enable_gradient_checkpointing()
+        transformer.enable_gradient_checkpointing(_all)
     elif mode:
         blocks = (*transformer.transformer_blocks, *transformer.single_transformer_blocks)
         transformer.enable_gradient_checkpointing(partial(_if_chosen, frozenset(blocks[::mode])))
@@ -42,8 +43,19 @@ def enable_checkpointing(transformer: diffusers.FluxTransformer2DModel, mode: Ch
 def _all_but_attention(block: nn.Module, *inputs: Any) -> Any:
     kept = [getattr(torch.ops.aten, name).default for name in ATTENTION]
     contexts: Callable[[], Any] = partial(create_selective_checkpoint_contexts, kept)
-    return checkpoint(block.__call__, *inputs, use_reentrant=False, context_fn=contexts)
+    return checkpoint(block.__call__, *inputs, use_reentrant=False, context_fn=contexts, early_stop=_may_stop(block))
+
+
+def _all(block: nn.Module, *inputs: Any) -> Any:
+    return checkpoint(block.__call__, *inputs, use_reentrant=False, early_stop=_may_stop(block))
 
 
 def _if_chosen(chosen: frozenset[nn.Module], block: nn.Module, *inputs: Any) -> Any:
-    return checkpoint(block.__call__, *inputs, use_reentrant=False) if block in chosen else block(*inputs)
+    return _all(block, *inputs) if block in chosen else block(*inputs)
+
+
+def _may_stop(block: nn.Module) -> bool:
+    """Whether computing again may end as soon as nothing more is needed: not where weights were gathered from other
+    devices, which the end of the block gives back.
+    """
+    return not isinstance(block, FSDPModule)

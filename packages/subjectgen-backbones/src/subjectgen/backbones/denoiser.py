@@ -54,8 +54,17 @@ class Denoiser:
     table is of the weights as they were, so a denoiser is not for use across a step of training.
     """
 
-    def __init__(self, backbone: FluxBackbone, table: ModulationTable | None = None) -> None:
-        """``table``: modulation of the steps to come; ``None``: all is computed as usual."""
+    def __init__(
+        self, backbone: FluxBackbone, table: ModulationTable | None = None, *, isolates: bool | None = None
+    ) -> None:
+        """Use a backbone.
+
+        Args:
+            backbone: Whose weights.
+            table: Modulation of the steps to come; ``None``: all is computed as usual.
+            isolates: Whether references are isolated; ``None``: as the backbone's config says.
+        """
+        self._isolates = backbone.isolated if isolates is None else isolates
         self._backbone, self._transformer, self._table = backbone, backbone.transformer, table
         self.context_width = backbone.context_width
         self.pooled_width = backbone.pooled_width
@@ -104,10 +113,6 @@ class Denoiser:
         # compiled blocks may write their next answer where this one is
         keys_values = tuple(KeysValues(k.clone(), v.clone()) for k, v in keys_values)
         return cached(streams, keys_values, tuple(self._transformer.parameters()))
-
-    @property
-    def _isolates(self) -> bool:
-        return self._backbone.config.reference_attention == "isolated"
 
     def _references(self, streams: Streams, *, like: Tensor) -> Tokens:
         return reference_tokens(streams, self._backbone.config.reference_offset, like=like)

@@ -96,6 +96,15 @@ class FluxBackbone(TrainedWeights):
         """
         return Denoiser(self)(latents, timestep, streams, guidance=guidance)
 
+    @property
+    def isolated(self) -> bool:
+        """Whether references attend to references only."""
+        return self.config.reference_attention == "isolated"
+
+    def full_attention(self) -> Denoiser:
+        """The same weights, with all tokens attending to all."""
+        return Denoiser(self, isolates=False)
+
     def prepare(self, conditions: Sequence[StepConditions]) -> Denoiser:
         """The backbone for one denoising: modulation of all these steps is computed now, and looked up then.
 
@@ -109,8 +118,7 @@ class FluxBackbone(TrainedWeights):
         """
         if not conditions:
             raise ComponentError("backbone 'flux': prepare() got no conditions; expected those of every step")
-        isolated = self.config.reference_attention == "isolated"
-        own = [reference_conditions(guidance=self.guidance_embedded)] if isolated else []
+        own = [reference_conditions(guidance=self.guidance_embedded)] if self.isolated else []
         return Denoiser(self, ModulationTable(self.transformer, [*conditions, *own], self.pooled_if_none))
 
     def only_prepares(self) -> Sequence[nn.Module]:

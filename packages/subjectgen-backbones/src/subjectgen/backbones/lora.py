@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from diffusers import FluxTransformer2DModel
 from peft import LoraConfig
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
 from subjectgen.backbones.lora_files import METADATA_KEY, PREFIX, LoRAFile, read_lora
 from subjectgen.backbones.options import LoRASettings
@@ -68,9 +69,15 @@ def lora_parameters(transformer: nn.Module) -> dict[str, nn.Parameter]:
     }
 
 
-def save_lora(transformer: nn.Module, settings: LoRASettings, path: Path) -> None:
-    """Write the adapter as safetensors with rank, alpha and target list in the header; never half a file."""
-    tensors = {name: p.detach().contiguous().cpu() for name, p in lora_parameters(transformer).items()}
+def save_lora(
+    transformer: nn.Module, settings: LoRASettings, path: Path, values: Mapping[str, Tensor] | None = None
+) -> None:
+    """Write the adapter as safetensors with rank, alpha and target list in the header; never half a file.
+
+    ``values``: in place of the parameters' own, by name.
+    """
+    chosen = lora_parameters(transformer) if values is None else values
+    tensors = {name: value.detach().contiguous().cpu() for name, value in chosen.items()}
     description = {
         "r": settings.rank,
         "lora_alpha": settings.effective_alpha,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from subjectgen.backbones.lora import load_lora, lora_parameters, merge_lora, save_lora
 from subjectgen.backbones.lora_files import LORA_FILE, find_lora
@@ -40,18 +42,22 @@ class TrainedWeights(nn.Module):
             return {f"{TRANSFORMER_FOLDER}.{name}": p for name, p in self.transformer.named_parameters()}
         return lora_parameters(self.transformer)
 
-    def save_trained(self, folder: str | Path) -> None:
+    def save_trained(self, folder: str | Path, values: Mapping[str, Tensor] | None = None) -> None:
         """Write what training changes: ``lora.safetensors``, or the folder ``transformer``, both as diffusers does.
+
+        ``values``: in place of the parameters' own, by name.
 
         Raises:
             ComponentError: the adapter was merged.
         """
         if self.config.full_training:
+            whole = self.transformer if values is None else self._with(values)
             with atomic_folder(Path(folder) / TRANSFORMER_FOLDER) as unfinished:
-                self.transformer.save_pretrained(unfinished, safe_serialization=True)
+                whole.save_pretrained(unfinished, safe_serialization=True)
         elif self.config.lora is not None:
-            self._refuse_merged()
-            save_lora(self.transformer, self.config.lora, Path(folder) / LORA_FILE)
+            if values is None:  # else the modules may be in use, and are not looked at
+                self._refuse_merged()
+            save_lora(self.transformer, self.config.lora, Path(folder) / LORA_FILE, values)
 
     def load_trained(self, folder: str | Path) -> None:
         """Read what :meth:`save_trained` wrote, or the LoRA of another trainer in its place.
@@ -75,6 +81,14 @@ class TrainedWeights(nn.Module):
         """Fold the adapter into the weights for faster sampling; it can no longer be trained or saved."""
         if lora_parameters(self.transformer):
             merge_lora(self.transformer)
+
+    def _with(self, values: Mapping[str, Tensor]) -> FluxTransformer2DModel:
+        """The transformer with these weights, sharing them."""
+        state = {name.removeprefix(f"{TRANSFORMER_FOLDER}."): value for name, value in values.items()}
+        with torch.device("meta"):
+            empty = type(self.transformer).from_config(self.transformer.config)
+        empty.load_state_dict(state, assign=True)
+        return empty
 
     def _refuse_merged(self) -> None:
         if not lora_parameters(self.transformer):

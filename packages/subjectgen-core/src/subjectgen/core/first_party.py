@@ -10,7 +10,10 @@ _NAMES = {
     "subjectgen-backbones": {"backbones": "flux", "injectors": "context reference_tokens"},
     "subjectgen-schedules": {"schedules": "three_stage always_on"},
     "subjectgen-datasets": {"datasets": "uno_1m uno_json musar_gen image_pairs tar_shards"},
-    "subjectgen-toybox": {"datasets": "toy_pairs held_out_toys toys_together", "metrics": "toy_scores together_scores"},
+    "subjectgen-toybox": {
+        "datasets": "toy_pairs toy_groups held_out_toys toys_together",
+        "metrics": "toy_scores together_scores",
+    },
 }
 
 OWNERS: dict[str, dict[str, str]] = {

@@ -84,11 +84,11 @@ class Autoencoder(Protocol):
     """Image pixels per latent pixel along one axis."""
 
     def encode_images(
-        self, images: Float[Tensor, "b 3 h w"], *, generator: torch.Generator | None = None
+        self, images: Float[Tensor, "b 3 h w"], *, generators: Sequence[torch.Generator] | None = None
     ) -> Float[Tensor, "b c h2 w2"]:
         """Latents of images in [0, 1], scaled and shifted as the backbone expects them.
 
-        ``generator``: for autoencoders that draw from a posterior; the mode without one.
+        ``generators``: one for each row, for autoencoders that draw from a posterior; the mode without.
         """
         ...
 
@@ -199,8 +199,11 @@ class Trainable(Protocol):
         """By name; empty if its config leaves nothing to train."""
         ...
 
-    def save_trained(self, folder: Path) -> None:
-        """Write what training changes into this folder, which exists."""
+    def save_trained(self, folder: Path, values: Mapping[str, Tensor] | None = None) -> None:
+        """Write what training changes into this folder, which exists.
+
+        ``values``: written in place of the parameters' own, by name: averages, or what was gathered from many devices.
+        """
         ...
 
     def load_trained(self, folder: Path) -> None:
@@ -248,6 +251,18 @@ class Merges(Protocol):
 
     def merge_adapter(self) -> None:
         """Same function, less work per step."""
+        ...
+
+
+@runtime_checkable
+class Isolates(Protocol):
+    """A backbone whose config may isolate references from the rest."""
+
+    isolated: bool
+    """Whether its config does."""
+
+    def full_attention(self) -> Backbone:
+        """The backbone with the same weights, in which all tokens attend to all, whatever its config says."""
         ...
 
 

@@ -31,7 +31,7 @@ class AutoencoderContract(Contract):
     patch_size: ClassVar[int] = 2
     """Sides of the images tried are multiples of as many latent pixels, as a backbone's patches need."""
     draws: ClassVar[bool] = False
-    """Whether it draws from a posterior where a generator is given."""
+    """Whether it draws from a posterior where generators are given."""
     loss: ClassVar[float | None] = None
     """How far at most an image is from itself, encoded and decoded; ``None`` where the weights mean nothing."""
     tolerance: ClassVar[float] = 1e-4
@@ -135,11 +135,12 @@ class AutoencoderContract(Contract):
         assert torch.equal(one, other)
 
     def test_the_generator_alone_decides_what_is_drawn(self, autoencoder: Any) -> None:
-        """Equal generators give equal latents; others do where nothing is drawn."""
+        """Equal generators, one for each row, give equal latents; others do where nothing is drawn."""
         images = self.images(autoencoder)
 
         def drawn(seed: int) -> Tensor:
-            return autoencoder.encode_images(images, generator=torch.Generator().manual_seed(seed))
+            generators = [torch.Generator().manual_seed(seed + row) for row in range(len(images))]
+            return autoencoder.encode_images(images, generators=generators)
 
         first, second = _under_two_seeds(lambda: drawn(1))
         assert torch.equal(first, second)

@@ -86,6 +86,16 @@ class TrainableContract(Contract):
             for name, parameter in backbone.trainable_parameters().items():
                 assert torch.equal(parameter, values[name]), name
 
+    def test_other_values_are_written_in_place_of_its_own(self, backbone: Backbone, tmp_path: Path) -> None:
+        """Averages, or what was gathered from many devices; the parameters stay as they are."""
+        assert isinstance(backbone, Trainable)
+        before = {name: p.detach().clone() for name, p in backbone.trainable_parameters().items()}
+        values = {name: value + 1 for name, value in before.items()}
+        backbone.save_trained(tmp_path, values)
+        assert all(torch.equal(p, before[name]) for name, p in backbone.trainable_parameters().items())
+        backbone.load_trained(tmp_path)
+        assert all(torch.equal(p, values[name]) for name, p in backbone.trainable_parameters().items())
+
     def test_what_is_not_there_is_an_error(self, backbone: Backbone, tmp_path: Path) -> None:
         """A folder without its weights is refused, and nothing is changed."""
         assert isinstance(backbone, Trainable)

@@ -5,6 +5,7 @@ Shape letters: b batch, h w pixels, c latent channels, y x latent pixels.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -95,21 +96,23 @@ class KLAutoencoder(Frozen):
 
     @torch.no_grad()
     def encode_images(
-        self, images: Float[Tensor, "b 3 h w"], *, generator: torch.Generator | None = None
+        self, images: Float[Tensor, "b 3 h w"], *, generators: Sequence[torch.Generator] | None = None
     ) -> Float[Tensor, "b c y x"]:
         """Latents of images in [0, 1] whose sides are multiples of ``patch_size`` latent pixels.
 
         Args:
             images: RGB in [0, 1].
-            generator: where ``deterministic: false`` draws from; without one the posterior's mode is taken.
+            generators: where ``deterministic: false`` draws from, one for each row; without, the posterior's mode is
+                taken.
 
         Raises:
             InputError: sides that cannot be cut into patches.
         """
         posterior = self._posterior(images)
         noise = None
-        if generator is not None and not self.config.deterministic:
-            noise = torch.randn(posterior.mean.shape, generator=generator, device=generator.device)
+        if generators is not None and not self.config.deterministic:
+            rows = zip(posterior.mean, generators, strict=True)
+            noise = torch.stack([torch.randn(row.shape, generator=one, device=one.device) for row, one in rows])
         return self._latents(posterior, noise)
 
     @torch.no_grad()

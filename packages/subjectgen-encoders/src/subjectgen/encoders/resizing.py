@@ -29,6 +29,22 @@ def shrunk(image: Float[Tensor, "3 h w"], *, longest: int, multiple: int) -> Flo
     return fit_image(image, (side(height), side(width)), "stretch")
 
 
+def shrunk_to_area(image: Float[Tensor, "3 h w"], *, area: int, multiple: int) -> Float[Tensor, "3 h2 w2"]:
+    """Shrink a picture to at most so many pixels, never enlarge it, and stretch each side to a multiple.
+
+    A side is rounded to the nearest multiple; where both together are too many pixels, the one that was rounded up more
+    is rounded down.
+    """
+    height, width = image.shape[-2:]
+    shrink = min(1.0, (area / (height * width)) ** 0.5)
+    exact = [height * shrink / multiple, width * shrink / multiple]
+    steps = [max(round(side), 1) for side in exact]
+    while steps[0] * steps[1] * multiple**2 > area and max(steps) > 1:
+        larger = max(range(2), key=lambda place: (steps[place] > 1, steps[place] - exact[place]))
+        steps[larger] -= 1
+    return fit_image(image, (steps[0] * multiple, steps[1] * multiple), "stretch")
+
+
 def as_uno(image: Float[Tensor, "3 h w"], *, references: int, multiple: int = 16) -> Float[Tensor, "3 h2 w2"]:
     """A reference as UNO prepares it: enlarged or shrunk to one longer side, then cropped to multiples, centred.
 

@@ -17,7 +17,7 @@ from subjectgen.core import ChangesResults, ChangesWeights, InputError, Latents,
 from subjectgen.encoders.kl import KLAutoencoder, KLConfig
 from subjectgen.encoders.posterior import noise_of, seed_of
 from subjectgen.encoders.preprocessing import check_images
-from subjectgen.encoders.resizing import as_uno, shrunk
+from subjectgen.encoders.resizing import as_uno, shrunk, shrunk_to_area
 
 LONGEST = 512
 """Longest side of a reference in pixels, unless an experiment says otherwise."""
@@ -45,6 +45,9 @@ class VAE(KLAutoencoder):
         """How a reference becomes square when ``size`` is given; ``pad`` shows all of it on white."""
         max_size: ChangesResults[int] = Field(default=LONGEST, ge=1)
         """Longest side in pixels when ``size`` is not given; smaller references are not enlarged."""
+        max_area: ChangesResults[int | None] = Field(default=None, ge=1)
+        """In place of ``max_size``: the most pixels of a reference, its aspect kept. So the VAE may see more than the
+        MLLM; trained public models give 1024² pixels to the one and 384² to the other."""
 
         @model_validator(mode="after")
         def _one_size(self) -> VAE.Config:
@@ -52,6 +55,7 @@ class VAE(KLAutoencoder):
                 "size": self.size is not None,
                 "resize": self.resize != "nearest",
                 "max_size": self.max_size != LONGEST,
+                "max_area": self.max_area is not None,
             }
             said = [f"{name}: {getattr(self, name)}" for name, is_chosen in chosen.items() if is_chosen]
             if len(said) > 1:
@@ -72,6 +76,10 @@ class VAE(KLAutoencoder):
             raise InputError(f"vae: size {self.config.size} is no multiple of {self.multiple} pixels")
         if self.config.max_size < self.multiple:
             raise InputError(f"vae: max_size {self.config.max_size} is less than {self.multiple} pixels")
+        if self.config.max_area is not None and self.config.max_area < self.multiple**2:
+            raise InputError(
+                f"vae: max_area {self.config.max_area} is less than {self.multiple}x{self.multiple} pixels"
+            )
 
     @torch.no_grad()
     def encode(self, samples: Sequence[Sample], *, layers: Sequence[int] | None = None) -> Latents:
@@ -91,6 +99,8 @@ class VAE(KLAutoencoder):
             return fit_image(image, self.config.size, self.config.fit)
         if self.config.resize == "uno":
             return as_uno(image, references=references, multiple=self.multiple)
+        if self.config.max_area is not None:
+            return shrunk_to_area(image, area=self.config.max_area, multiple=self.multiple)
         return shrunk(image, longest=self.config.max_size, multiple=self.multiple)
 
     def prepared(self, samples: Sequence[Sample]) -> Mapping[str, Tensor]:
