@@ -85,7 +85,7 @@ def tests(session: nox.Session) -> None:
 
     Without arguments all but the template's, which has a session of its own.
     """
-    install_all(session, "copier", "hatchling", "pip", "pytest-xdist", "ruff", testing=True)
+    install_all(session, "copier", "hatchling", "pip", "pytest-xdist", "ruff", "tensorboard", testing=True)
     chosen = session.posargs or ("--ignore", "tests/test_template.py")
     session.run("pytest", *parallel(), *chosen, env=environment())
 
@@ -190,6 +190,13 @@ def benchmarks(session: nox.Session) -> None:
     install_all(session, testing=True)
     for path in sorted(ROOT.glob("tests/benchmarks/[!_]*.py")):
         session.run("python", str(path), *session.posargs)
+
+
+@nox.session(reuse_venv=True)
+def torture(session: nox.Session) -> None:
+    """Kill trainings with ``kill -9`` and compare what comes of them; ``-- --kills 200 --out log.json``."""
+    install_all(session, testing=True)
+    session.run("python", "tests/torture/run.py", *session.posargs, env=environment())
 
 
 @nox.session(reuse_venv=True)

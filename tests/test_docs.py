@@ -119,7 +119,7 @@ def test_every_command_line_can_be_typed(line: str, monkeypatch: pytest.MonkeyPa
     [
         ("subjectgen plan x.yaml --gpu H200", "No such option: --gpu"),
         ("subjectgen trian x.yaml", "trian"),
-        ("subjectgen train", "Missing parameter"),
+        ("subjectgen plan", "Missing parameter"),
         ("subjectgen plan x.yaml --references two", "valid integer"),
     ],
 )
@@ -149,7 +149,7 @@ def test_the_readmes_experiment_is_valid(tmp_path: Path) -> None:
 @pytest.mark.parametrize("aggregator", ["dla", "lap", "last_layer", "blend_vit", "mix_vit"])
 def test_the_readmes_swap_works_in_the_demos_experiment(aggregator: str, tmp_path: Path) -> None:
     from subjectgen.runner.generation.pipeline import SubjectPipeline
-    from subjectgen.runner.training.trainer import train
+    from subjectgen.runner.training.run import train
 
     changes = [
         f"branches.mllm.aggregator={{name: {aggregator}}}",

@@ -266,7 +266,7 @@ def test_both_phases_train_only_the_new_layers(tmp_path: Path) -> None:
     from subjectgen.runner.generation.pipeline import SubjectPipeline
     from subjectgen.runner.system.build import build_system
     from subjectgen.runner.system.experiment import Experiment
-    from subjectgen.runner.training.trainer import train_system
+    from subjectgen.runner.training.run import train_system
 
     changes = [
         "training.dataset.toys=6",

@@ -33,6 +33,7 @@ def experiment_tree(checkpoints: Path) -> dict:
             "batch_size": 4,
             "learning_rate": 1e-3,
             "log_every": 1,
+            "curves": False,
         },
     }
 

@@ -99,7 +99,7 @@ def test_a_part_that_failed_to_build_is_looked_into() -> None:
 
 
 def test_training_without_memory_is_one_message_and_leaves_nothing(write, tmp_path, monkeypatch, capsys) -> None:
-    monkeypatch.setattr("subjectgen.runner.training.step.group_losses", too_much)
+    monkeypatch.setattr("subjectgen.runner.training.losses.flow_matching_loss", too_much)
     with pytest.raises(SystemExit) as ended:
         main(["train", str(write()), "--out", str(tmp_path / "run"), "--device", "cpu"])
     said = capsys.readouterr().err

@@ -116,7 +116,7 @@ def test_what_the_paper_needs(planned: dict) -> None:
     assert rows[""]["fits"] == (48, 80, 141)
     assert 24 in rows["--set memory.offload=encoders --set memory.release_modulation=true"]["fits"]
     assert "GB, fits 48 GB and up." in as_text(planned)
-    training = {row["options"]: row["batch"] for row in planned["memory"]["training"]}
+    training = {row["options"]: row["micro_batch"] for row in planned["memory"]["training"]}
     assert training[""][141] > training["--set backbone.gradient_checkpointing=false"][141] > 0
     assert planned["training"]["phases"][0]["stage_shares"] == {"all": 1.0}
     assert sum(planned["training"]["phases"][1]["stage_shares"].values()) == pytest.approx(1)

@@ -185,7 +185,7 @@ def test_a_card_keeps_something_free() -> None:
 def test_training_rows_add_up() -> None:
     rows = training_rows(31e9, activations={"a": 8e9, "b": 1e9}, beside=1e9, asked="b")
     assert [(row.options, row.sample_bytes) for row in rows] == [("", 2e9), ("a", 9e9)]
-    assert [tuple(row.batch.values()) for row in rows] == [(0, 8, 24, 54), (0, 1, 5, 12)]
+    assert [tuple(row.micro_batch.values()) for row in rows] == [(0, 8, 24, 54), (0, 1, 5, 12)]
 
 
 # --------------------------------------------------------------------------------------------------- activations

@@ -6,7 +6,7 @@ from subjectgen.core import Sample
 from subjectgen.runner.generation.pipeline import SubjectPipeline
 from subjectgen.runner.generation.request import Request
 from subjectgen.runner.system.experiment import Experiment
-from subjectgen.runner.training.trainer import train
+from subjectgen.runner.training.run import train
 
 
 @pytest.mark.parametrize("name", ["dla", "lap", "last_layer", "blend_vit", "mix_vit"])

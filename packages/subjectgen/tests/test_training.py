@@ -18,7 +18,7 @@ from subjectgen.runner.generation.request import Request
 from subjectgen.runner.system.build import build_system
 from subjectgen.runner.system.experiment import Experiment
 from subjectgen.runner.system.system import System
-from subjectgen.runner.training.trainer import train, train_system
+from subjectgen.runner.training.run import train, train_system
 
 
 class Trained(NamedTuple):

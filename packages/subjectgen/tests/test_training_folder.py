@@ -14,19 +14,24 @@ from hypothesis import given, settings, strategies as st
 from safetensors.torch import load_file, save_file
 
 from subjectgen.core import CheckpointError, InputError
-from subjectgen.runner.cli.main import main
 from subjectgen.runner.system.build import build_system
-from subjectgen.runner.system.trained import load_trained
+from subjectgen.runner.system.trained import facts, load_trained, trained_values
 from subjectgen.runner.training.data_fingerprint import data_fingerprint
 from subjectgen.runner.training.interruption import Interrupted
+from subjectgen.runner.training.positions import generator
+from subjectgen.runner.training.run import train
 from subjectgen.runner.training.run_directory import RunDirectory, anchored
-from subjectgen.runner.training.trainer import train
+from subjectgen.runner.training.snapshot import take
 
-FILES = ["experiment.yaml", "metrics.jsonl", "run.json", "trained"]
+FILES = ["checkpoints", "experiment.yaml", "metrics.jsonl", "run.json", "trained"]
 
 
 def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
+
+
+def newest(folder: Path) -> Path:
+    return sorted((folder / "checkpoints").iterdir())[-1]
 
 
 def step_of(folder: Path) -> int:
@@ -39,8 +44,8 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def order_of(count: int = 12) -> list[int]:
-    """Samples of the first pass: the run's generator is asked for them before anything else."""
-    return torch.randperm(count, generator=torch.Generator().manual_seed(0)).tolist()
+    """Samples of the first epoch of the first phase."""
+    return torch.randperm(count, generator=generator(0, "epoch", 0, 0, 0, 0)).tolist()
 
 
 @pytest.fixture(scope="module")
@@ -53,12 +58,12 @@ def run(tiny_experiment, tmp_path_factory) -> Path:
 
 def test_a_run_describes_itself(run) -> None:
     assert names(run) == FILES
-    facts = json.loads((run / "run.json").read_text())
-    assert facts["plugins"] == {"tiny": "0"}
-    assert facts["started_from"] is None
-    assert facts["datasets"][0]["samples"] == 12
-    assert facts["parts"]["backbone"]["trainable"] > 0
-    assert {"command", "git", "versions", "seed"} <= facts.keys()
+    said = json.loads((run / "run.json").read_text())
+    assert said["plugins"] == {"tiny": "0"}
+    assert said["started_from"] is None
+    assert said["datasets"][0]["samples"] == 12
+    assert said["parts"]["backbone"]["trainable"] > 0
+    assert {"command", "git", "versions", "seed"} <= said.keys()
     assert str(Path(sys.prefix)) not in (run / "run.json").read_text()
     assert step_of(run) == 6
 
@@ -83,14 +88,6 @@ def test_paths_of_a_run_hold_wherever_it_is_moved_with_its_neighbours(tmp_path, 
     assert found == {**tree, "a": [{"checkpoint": "./../../weights/vae"}]}
 
 
-def test_a_run_cannot_be_resumed_yet_and_says_so(tmp_path, capsys) -> None:
-    """Fault O8: "Possible options: --set"."""
-    with pytest.raises(SystemExit) as ended:
-        main(["train", "demo", "--out", str(tmp_path / "run"), "--resume"])
-    assert ended.value.code == 2
-    assert capsys.readouterr().err.startswith("error: --resume: not yet; to go on from a run's weights: --set trained=")
-
-
 def test_the_weights_of_a_run_load(run, tiny_experiment) -> None:
     loaded = load_trained(build_system(tiny_experiment({"trained": str(run)})))
     for name, value in weights(run).items():
@@ -107,15 +104,24 @@ def test_a_loss_that_is_not_finite_leaves_the_last_good_checkpoint(tiny_experime
     options = {"dataset": {"harmed": harmed}, "phases": [{"steps": 5}], "save_every": 1, "log_every": 5}
     with pytest.raises(InputError, match=r"loss is nan at step 3.*last good checkpoint is that of step 2"):
         train(tiny_experiment({"training": options}), out)
-    assert step_of(out) == 2
-    assert all(value.isfinite().all() for value in weights(out).values())
+    assert step_of(newest(out)) == 2
+    assert all(value.isfinite().all() for value in weights(newest(out)).values())
+
+
+def test_steps_that_are_not_finite_can_be_left_out_and_are_counted(tiny_experiment, tmp_path) -> None:
+    options = {"dataset": {"harmed": order_of()[9]}, "phases": [{"steps": 3}], "skip_nonfinite": 1}
+    folder = train(tiny_experiment({"training": options}), tmp_path / "run").folder
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [line["skipped"] for line in lines] == [0, 0, 1]
+    assert [line["samples"] for line in lines] == [4, 4, 0]
+    assert all(value.isfinite().all() for value in weights(folder).values())
 
 
 def test_a_folder_without_a_checkpoint_is_used_again(tiny_experiment, tmp_path) -> None:
     out, harmed = tmp_path / "run", order_of()[5]
     with pytest.raises(InputError, match=r"loss is nan at step 2.*there is no checkpoint yet"):
         train(tiny_experiment({"training": {"dataset": {"harmed": harmed}, "phases": [{"steps": 5}]}}), out)
-    assert names(out) == [name for name in FILES if name != "trained"]
+    assert names(out) == [name for name in FILES if name not in ("trained", "checkpoints")]
     train(tiny_experiment(), out)
     assert names(out) == FILES
     assert [json.loads(line)["step"] for line in (out / "metrics.jsonl").read_text().splitlines()] == [1, 2, 3, 4, 5, 6]
@@ -123,23 +129,28 @@ def test_a_folder_without_a_checkpoint_is_used_again(tiny_experiment, tmp_path) 
 
 @contextmanager
 def begun(tiny_experiment, out: Path):
-    """A folder with a checkpoint of step 1, and the system it is of."""
+    """A folder with a checkpoint of step 1, and a function that saves a later one."""
     system = build_system(tiny_experiment())
+    settings = system.experiment.settings.training
+    optimizer = torch.optim.AdamW(system.trainable().values())
     with RunDirectory.claimed(out) as folder:
+
+        def save(step: int) -> None:
+            snapshot = take(trained_values(system), system.trainable(), optimizer, None, {"step": step})
+            folder.write(snapshot, system, facts(system), settings)
+
         folder.begin(system, [])
-        folder.save(system, 1)
-        yield system, folder
+        save(1)
+        yield system, folder, save
 
 
 def test_a_parameter_that_is_not_finite_is_never_written(tiny_experiment, tmp_path) -> None:
-    with begun(tiny_experiment, tmp_path / "run") as (system, folder):
-        before = weights(folder.folder)
+    with begun(tiny_experiment, tmp_path / "run") as (system, folder, save):
         name, parameter = next(iter(system.trainable().items()))
         parameter.data.flatten()[0] = torch.inf
-        with pytest.raises(CheckpointError, match=rf"step 2: {name}: .*not finite.*checkpoint is that of step 1"):
-            folder.save(system, 2)
-        assert step_of(folder.folder) == 1
-        assert all(torch.equal(value, before[key]) for key, value in weights(folder.folder).items())
+        with pytest.raises(CheckpointError, match=rf"{name}: .*not finite"):
+            save(2)
+        assert [one.name for one in folder.checkpoints] == ["step-00000001"]
 
 
 # --------------------------------------------------------------------------------------------------- disks, crashes
@@ -159,37 +170,41 @@ def largest_file(size: int):
 @pytest.mark.parametrize("size", [0, 200, 500])
 def test_a_full_disk_costs_no_earlier_checkpoint(tiny_experiment, tmp_path, size: int) -> None:
     """Fault E7: a traceback of safetensors, and the weights were gone."""
-    with begun(tiny_experiment, tmp_path / "run") as (system, folder):
-        before = weights(folder.folder)
+    with begun(tiny_experiment, tmp_path / "run") as (system, folder, save):
+        before = weights(newest(folder.folder))
         for parameter in system.trainable().values():
             parameter.data.add_(1)
         with largest_file(size), pytest.raises(InputError, match=r"cannot be written.*that of step 1"):
-            folder.save(system, 2)
-        assert step_of(folder.folder) == 1
-        assert all(torch.equal(value, before[key]) for key, value in weights(folder.folder).items())
-        folder.save(system, 2)
-        assert step_of(folder.folder) == 2
+            save(2)
+        assert step_of(newest(folder.folder)) == 1
+        assert all(torch.equal(value, before[key]) for key, value in weights(newest(folder.folder)).items())
+        save(2)
+        assert step_of(newest(folder.folder)) == 2
 
 
-@pytest.mark.parametrize("part", ["wave", "branches.words.aggregator", "branches.pictures.injector"])
-def test_a_crash_between_the_files_of_a_checkpoint_mixes_no_ages(tiny_experiment, tmp_path, monkeypatch, part) -> None:
+PIECES = ["wave", "branches.words.aggregator", "branches.pictures.injector", "optimizer"]
+
+
+@pytest.mark.parametrize("piece", PIECES)
+def test_a_crash_between_the_files_of_a_checkpoint_mixes_no_ages(tiny_experiment, tmp_path, monkeypatch, piece) -> None:
     """Fault P14."""
-    with begun(tiny_experiment, tmp_path / "run") as (system, folder):
-        before = weights(folder.folder)
+    with begun(tiny_experiment, tmp_path / "run") as (system, folder, save):
+        before = weights(newest(folder.folder))
         for parameter in system.trainable().values():
             parameter.data.add_(1)
 
         def crash(tensors, path, **options):
-            if Path(path).stem == part:
+            if Path(path).stem == piece:
                 raise KeyboardInterrupt
             return save_file(tensors, path, **options)
 
-        for place in ("subjectgen.runner.system.trained.save_file", "tiny_parts.save_file"):
-            monkeypatch.setattr(place, crash)
+        places = ("subjectgen.runner.system.trained", "subjectgen.runner.training.snapshot", "tiny_parts")
+        for place in places:
+            monkeypatch.setattr(f"{place}.save_file", crash)
         with pytest.raises(KeyboardInterrupt):
-            folder.save(system, 2)
-        assert step_of(folder.folder) == 1
-        assert all(torch.equal(value, before[key]) for key, value in weights(folder.folder).items())
+            save(2)
+        assert [one.name for one in folder.checkpoints] == ["step-00000001"]
+        assert all(torch.equal(value, before[key]) for key, value in weights(newest(folder.folder)).items())
 
 
 # --------------------------------------------------------------------------------------------------------- signals
@@ -200,31 +215,29 @@ def test_a_signal_ends_training_after_its_step(tiny_experiment, tmp_path, monkey
     """Fault E8: no word, no weights, and a folder that blocked a retry."""
     out, log = tmp_path / "run", RunDirectory.log
 
-    def signalled(folder, line) -> None:
-        log(folder, line)
+    def signalled(folder, line, *file) -> None:
+        log(folder, line, *file)
         if line["step"] == 2:
             signal.raise_signal(number)
 
     monkeypatch.setattr(RunDirectory, "log", signalled)
     handler = signal.getsignal(number)
-    with pytest.raises(
-        Interrupted, match=f"{signal.Signals(number).name}: stopped after step 2.*--set trained="
-    ) as ended:
+    with pytest.raises(Interrupted, match=f"{signal.Signals(number).name}: stopped after step 2.*--resume") as ended:
         train(tiny_experiment(), out)
     assert ended.value.exit_code == code
     assert signal.getsignal(number) is handler
-    assert step_of(out) == 2
-    assert names(out) == FILES
+    assert step_of(newest(out)) == 2
+    assert names(out) == [name for name in FILES if name != "trained"]
     monkeypatch.undo()
-    with pytest.raises(InputError, match=r"holds a run with a checkpoint.*--set trained="):
+    with pytest.raises(InputError, match=r"holds a run with a checkpoint.*train --resume .*run"):
         train(tiny_experiment(), out)
 
 
 def test_a_second_signal_ends_it_at_once(tiny, tiny_experiment, tmp_path, monkeypatch) -> None:
     out, log = tmp_path / "run", RunDirectory.log
 
-    def signalled(folder, line) -> None:
-        log(folder, line)
+    def signalled(folder, line, *file) -> None:
+        log(folder, line, *file)
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)
 
@@ -269,7 +282,7 @@ def test_files_of_somebody_else_are_not_touched(tiny_experiment, tmp_path) -> No
 
 
 def fingerprint(tiny_experiment, **options):
-    part = tiny_experiment({"training": {"dataset": options}}).training_datasets()[0]
+    part = tiny_experiment({"training": {"dataset": options}}).training_sources()[0][0].part
     return data_fingerprint(part, part.build())
 
 
@@ -288,7 +301,7 @@ def test_two_data_sets_never_have_one_fingerprint(tiny_experiment) -> None:
 
 
 def test_one_other_sample_in_the_middle_is_noticed(tiny_experiment) -> None:
-    part = tiny_experiment({"training": {"dataset": {"count": 48}}}).training_datasets()[0]
+    part = tiny_experiment({"training": {"dataset": {"count": 48}}}).training_sources()[0][0].part
     one, other = part.build(), part.build()
     own = type(other).__getitem__
     changed = type("Changed", (type(other),), {"__getitem__": lambda self, n: own(self, 0 if n == 7 else n)})

@@ -9,25 +9,26 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings, strategies as st
 from rich.console import Console
 
 from subjectgen.core import ConfigError, InputError
 from subjectgen.runner.system.build import build_system
 from subjectgen.runner.system.settings import PhaseSettings, TrainingSettings
 from subjectgen.runner.system.trained import load_trained
-from subjectgen.runner.training.batches import TrainingData, sample_order
 from subjectgen.runner.training.learning_rate import learning_rate
-from subjectgen.runner.training.phases import phase_schedule
+from subjectgen.runner.training.phases import phase_data, phase_schedule
+from subjectgen.runner.training.positions import generator
 from subjectgen.runner.training.progress import Progress
-from subjectgen.runner.training.trainer import train, train_system
+from subjectgen.runner.training.rows import Rows
+from subjectgen.runner.training.run import train, train_system
+from subjectgen.runner.training.targets import Targets
 
 STEPS, BATCH, COUNT = 5, 4, 12
 LOSSY = {
     "lr_schedule": "cosine",
     "warmup_steps": 2,
     "max_grad_norm": 0.05,
-    "cache_targets": True,
+    "cache": {"targets": True},
     "learning_rate": 0.01,
     "batch_size": BATCH,
 }
@@ -39,25 +40,25 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
 
 def plain_run(tiny, system, schedules, pairs, rates) -> list[tuple[float, float]]:
     """Learning rate and loss of each step; the system is trained."""
-    draw, log = torch.Generator().manual_seed(0), []
-    for schedule, data, full in zip(schedules, pairs, rates, strict=True):
-        parameters, left = list(system.trainable().values()), []
+    log = []
+    for phase, (schedule, data, full) in enumerate(zip(schedules, pairs, rates, strict=True)):
+        parameters, order = list(system.trainable().values()), []
         optimizer = torch.optim.AdamW(parameters, weight_decay=0.01)
+        for epoch in range(2):
+            order += torch.randperm(COUNT, generator=generator(0, "epoch", phase, 0, epoch, 0)).tolist()
         for step in range(STEPS):
-            left = left or torch.randperm(COUNT, generator=draw).tolist()
-            samples, left = [data[number] for number in left[:BATCH]], left[BATCH:]
-            times = schedule.sample_timesteps(BATCH, image_tokens=16, generator=draw)
-            hidden = schedule.sample_dropout(BATCH, generator=draw)
-            noise = torch.randn(BATCH, 3, 4, 4, generator=draw)
             loss = 0.0
-            for sample, t, hide, start in zip(samples, times, hidden, noise, strict=True):
+            for position in range(step * BATCH, (step + 1) * BATCH):
+                sample, draw = data[order[position]], generator(0, "row", phase, position)
+                t = schedule.sample_timesteps(1, image_tokens=16, generator=draw)[0]
+                (hide,) = schedule.sample_dropout(1, generator=draw)
+                start = torch.randn(3, 4, 4, generator=draw)
                 active = schedule.active(float(t)).restricted(hide)
                 target = tiny.latents_of(sample.target[None])[0]
                 loss = loss + tiny.row_loss(system, sample, active, t, target, start) / BATCH
-            for parameter in parameters:
-                parameter.grad = None
-            loss.backward()
-            gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+            gradients = torch.autograd.grad(loss, parameters, materialize_grads=True)
+            for parameter, gradient in zip(parameters, gradients, strict=True):
+                parameter.grad = gradient
             norm = math.sqrt(sum(float(gradient.square().sum()) for gradient in gradients))
             for gradient in gradients:
                 gradient.mul_(min(1.0, LOSSY["max_grad_norm"] / (norm + 1e-6)))
@@ -101,22 +102,6 @@ def test_training_can_learn(tiny_experiment, tmp_path) -> None:
 # -------------------------------------------------------------------------------------------- order, rates, phases
 
 
-def test_every_sample_comes_once_per_pass() -> None:
-    @settings(deadline=None)
-    @given(samples=st.integers(1, 40), size=st.integers(1, 50), seed=st.integers(0, 2**32))
-    def law(samples: int, size: int, seed: int) -> None:
-        order = sample_order(samples, size, torch.Generator().manual_seed(seed))
-        size = min(size, samples)
-        for _ in range(3):
-            batches = [next(order) for _ in range(samples // size)]
-            assert all(len(batch) == size for batch in batches)
-            seen = [number for batch in batches for number in batch]
-            assert len(set(seen)) == len(seen) == samples // size * size
-            assert set(seen) <= set(range(samples))
-
-    law()
-
-
 @pytest.mark.parametrize("way", ["constant", "linear", "cosine"])
 def test_the_rate_rises_to_the_phases_own_and_falls_as_it_is_told(way: str) -> None:
     options = TrainingSettings(phases=({"steps": 10},), learning_rate=1.0, warmup_steps=4, lr_schedule=way)
@@ -149,31 +134,31 @@ def test_masks_in_a_phase_without_all_branches_are_refused(tiny_experiment, tmp_
 # ---------------------------------------------------------------------------------------------------- targets (P5)
 
 
-def data_of(tiny_experiment, **options) -> TrainingData:
-    experiment = tiny_experiment({"training": {"dataset": options}})
-    system = build_system(experiment)
-    return TrainingData(system, experiment.training_datasets()[0])
-
-
-def test_targets_of_several_sizes_are_trained_on_and_said_once(tiny_experiment, tmp_path) -> None:
-    changes = {"training": {"dataset": {"sizes": [8, 12, 16]}}}
-    with pytest.warns(UserWarning, match=r"target has (12x12|16x16) pixels.*image: says 8x8") as warned:
-        result = train(tiny_experiment(changes), tmp_path / "run")
-    assert len([one for one in warned if "pixels" in str(one.message)]) == 1
-    assert all(math.isfinite(line["loss"]) for line in read_log(result.folder))
-
-
-def test_a_target_that_the_tokens_do_not_fill_is_refused_by_key(tiny_experiment, tmp_path) -> None:
-    changes = {"training": {"dataset": {"sizes": [9]}}}
-    with pytest.raises(InputError, match=r"training\.dataset.*sample 'pair-000'.*9x9.*expected a multiple of 2"):
+def test_targets_of_another_size_than_the_image_are_refused_by_name(tiny_experiment, tmp_path) -> None:
+    changes = {"training": {"dataset": {"sizes": [12]}}}
+    with pytest.raises(InputError, match=r"'pair-\d+': its target has 12x12 pixels.*image: says 8x8.*buckets: true"):
         train(tiny_experiment(changes), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
-def test_a_sample_without_a_target_is_named(tiny_experiment) -> None:
-    data = data_of(tiny_experiment, bare=3)
+def test_batches_of_buckets_hold_targets_of_one_size(tiny_experiment, tmp_path) -> None:
+    options = {"dataset": {"sizes": [8, 12], "count": 13}, "buckets": True, "batch_size": 3}
+    said = io.StringIO()
+    result = train(tiny_experiment({"training": options}), tmp_path / "run", console=Console(file=said))
+    assert all(math.isfinite(line["loss"]) for line in read_log(result.folder))
+    assert "1 of its samples fill no batch of one size" in said.getvalue()
+
+
+def test_a_target_that_the_tokens_do_not_fill_is_refused_by_key(tiny_experiment, tmp_path) -> None:
+    changes = {"training": {"dataset": {"sizes": [9]}}}
+    with pytest.raises(InputError, match=r"training\.dataset.*sample 'pair-002'.*9x9.*expected a multiple of 2"):
+        train(tiny_experiment(changes), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_sample_without_a_target_is_named(tiny_experiment, tmp_path) -> None:
     with pytest.raises(InputError, match=r"training\.dataset.*sample 'pair-003' has no target image"):
-        data.latents([2, 3], data.samples([2, 3]))
+        train(tiny_experiment({"training": {"dataset": {"bare": 3}}}), tmp_path / "run")
 
 
 def test_an_empty_data_set_is_refused(tiny_experiment, tmp_path) -> None:
@@ -181,12 +166,17 @@ def test_an_empty_data_set_is_refused(tiny_experiment, tmp_path) -> None:
         train(tiny_experiment({"training": {"dataset": {"count": 0}}}), tmp_path / "run")
 
 
-def test_an_autoencoder_that_draws_does_so_from_the_runs_generator(tiny_experiment) -> None:
+def test_what_an_autoencoder_draws_of_a_target_follows_from_its_position(tiny_experiment) -> None:
     experiment = tiny_experiment({"autoencoder": {"draws": True}})
-    data = TrainingData(build_system(experiment), experiment.training_datasets()[0])
-    found = [data.latents([0], data.samples([0]), generator=torch.Generator().manual_seed(n))[0] for n in (1, 1, 2)]
-    assert torch.equal(found[0], found[1])
-    assert not torch.equal(found[0], found[2])
+    system, (data, _) = build_system(experiment), phase_data(experiment)
+    rows = Rows(data.datasets, data.order, seed=0, phase=0)
+    targets = Targets(system, data.order, phase=0)
+    alone = [targets.latents([rows[position]])[0] for position in range(4)]
+    together = targets.latents([rows[position] for position in (3, 0, 2, 1)])
+    for found, position in zip(together, (3, 0, 2, 1), strict=True):
+        assert torch.equal(found, alone[position])
+    other = Targets(system, data.order, phase=1).latents([rows[0]])[0]
+    assert not torch.equal(other, alone[0])
 
 
 # -------------------------------------------------------------------------------------------------- progress (O14)
@@ -199,7 +189,7 @@ def test_the_first_line_comes_before_anything_slow(tiny_experiment, tmp_path, mo
         assert "building tiny" in said.getvalue()
         raise InputError("built")
 
-    monkeypatch.setattr("subjectgen.runner.training.trainer.build_system", slow)
+    monkeypatch.setattr("subjectgen.runner.training.run.build_system", slow)
     with pytest.raises(InputError, match="built"):
         train(tiny_experiment(), tmp_path / "run", console=Console(file=said))
 

@@ -94,9 +94,11 @@ class Halves(nn.Module):
         super().__init__()
         self.config = config
 
-    def encode_images(self, images: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
+    def encode_images(self, images: Tensor, *, generators: Any = None) -> Tensor:
         found = latents_of(images)
-        return found + torch.randn(found.shape, generator=generator) if self.config.draws else found
+        if not self.config.draws or generators is None:
+            return found
+        return found + torch.stack([torch.randn(found.shape[1:], generator=one) for one in generators])
 
     def decode(self, latents: Tensor) -> Tensor:
         return functional.interpolate(latents / 2 + 0.5, scale_factor=2).clamp(0, 1)
@@ -186,8 +188,8 @@ class Wave(nn.Module):
     def trainable_parameters(self) -> dict[str, nn.Parameter]:
         return {name: value for name, value in self.named_parameters() if value.requires_grad}
 
-    def save_trained(self, folder: Path) -> None:
-        save_file(self.state_dict(), folder / "wave.safetensors")
+    def save_trained(self, folder: Path, values: Any = None) -> None:
+        save_file(dict(self.state_dict() if values is None else values), folder / "wave.safetensors")
 
     def load_trained(self, folder: Path) -> None:
         self.load_state_dict(load_file(folder / "wave.safetensors"))
@@ -319,6 +321,7 @@ EXPERIMENT: dict[str, Any] = {
         "learning_rate": 0.01,
         "guidance": GUIDANCE,
         "log_every": 1,
+        "curves": False,  # a picture takes longer than these trainings
     },
 }
 """Two branches, two phases, and a table of dropout that does everything there is."""

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from subjectgen.runner.generation.pipeline import SubjectPipeline as SubjectPipeline
     from subjectgen.runner.system.experiment import Experiment as Experiment
-    from subjectgen.runner.training.trainer import train as train
+    from subjectgen.runner.training.run import train as train
 
 _LAZY = {
     "Experiment": "subjectgen.runner.system.experiment",
     "SubjectPipeline": "subjectgen.runner.generation.pipeline",
-    "train": "subjectgen.runner.training.trainer",
+    "train": "subjectgen.runner.training.run",
 }
 __all__ = [*_LAZY]  # names from the table
 

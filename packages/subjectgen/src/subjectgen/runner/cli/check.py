@@ -77,9 +77,9 @@ def check_files(read: Experiment) -> None:
 
 def _check_trained(read: Experiment) -> None:
     if read.settings.trained is not None:
-        from subjectgen.runner.system.trained import check_options, trained_folder
+        from subjectgen.runner.system.trained import check_options, taught, trained_folder
 
-        check_options(read, trained_folder(read.settings.trained))
+        check_options(read, trained_folder(read.settings.trained), may_differ=taught(read))
 
 
 def _built(read: Experiment, count: bool) -> dict[str, object]:

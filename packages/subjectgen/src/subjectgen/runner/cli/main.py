@@ -13,6 +13,7 @@ from subjectgen.core.text import tolerate_letters
 from subjectgen.runner.cli.check import check
 from subjectgen.runner.cli.data import data
 from subjectgen.runner.cli.demo import demo
+from subjectgen.runner.cli.export import export
 from subjectgen.runner.cli.generate import generate
 from subjectgen.runner.cli.listing import components, plugins, versions
 from subjectgen.runner.cli.options import HELP
@@ -30,7 +31,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings=HELP,
 )
-for command in (train, generate, check, plan, plugins, components, demo):
+for command in (train, export, generate, check, plan, plugins, components, demo):
     app.command(context_settings=HELP)(command)
 app.add_typer(data, name="data", context_settings=HELP)
 

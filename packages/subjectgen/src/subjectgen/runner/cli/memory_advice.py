@@ -62,12 +62,12 @@ def generating_choices(experiment: Experiment, device: torch.device, batch_size:
 def training_choices(experiment: Experiment) -> list[str]:
     """Options for training that are not on yet, the cheapest first; only those that the backbone has."""
     training = experiment.settings.training
-    batch = training.batch_size if training else 1
+    rows = (training.micro_batch or training.batch_size) if training else 1
     choices = {
         "--set backbone.gradient_checkpointing=true": _option(experiment, "gradient_checkpointing") not in (None, True),
         "--set training.mixed_precision=bf16": training is not None and training.mixed_precision == "no",
         "--set backbone.dtype=bfloat16": _option(experiment, "dtype") == "float32",
-        f"--set training.batch_size={max(batch // 2, 1)}": batch > 1,
+        f"--set training.micro_batch={max(rows // 2, 1)}": rows > 1,
     }
     return [choice for choice, possible in choices.items() if possible]
 

@@ -13,6 +13,9 @@ FORMS = "a mask picture, a box left,top,right,bottom in pixels or shares, find:W
 ExperimentPath = Annotated[
     str, typer.Argument(help="Experiment YAML, or the name of one in experiments/.", metavar="EXPERIMENT")
 ]
+OptionalExperiment = Annotated[
+    str | None, typer.Argument(help="Experiment YAML, or the name of one in experiments/.", metavar="EXPERIMENT")
+]
 TrainedPath = Annotated[
     str,
     typer.Argument(

@@ -42,5 +42,6 @@ def find_datasets(spec: str, overrides: Iterable[str] = (), plugins: Plugins | N
         raise ConfigError(
             f"{SPEC}: got {spec!r}; expected an experiment's file, or a mapping such as '{{name: uno_1m}}'"
         )
-    parts = Experiment.read(spec, overrides, plugins=host).training_datasets()
+    sources = Experiment.read(spec, overrides, plugins=host).training_sources()
+    parts = [source.part for phase in sources for source in phase]
     return tuple({part.identity: part for part in parts}.values())

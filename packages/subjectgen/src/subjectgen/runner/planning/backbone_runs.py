@@ -13,7 +13,7 @@ import torch
 from diffusers import FluxTransformer2DModel
 from torch import nn
 
-from subjectgen.core import Streams, TokenGroup
+from subjectgen.core import Isolates, Streams, TokenGroup
 from subjectgen.runner.planning.dry_run import Cost, dry_run
 from subjectgen.runner.planning.formulas import Operations, Tokens, flux_work
 
@@ -45,7 +45,7 @@ class BackboneRuns:
     @property
     def isolated(self) -> bool:
         """Whether references attend to themselves alone, in a pass of their own whose keys and values are kept."""
-        return getattr(self.backbone.config, "reference_attention", "full") == "isolated"
+        return isinstance(self.backbone, Isolates) and self.backbone.isolated
 
     @property
     def width(self) -> int:

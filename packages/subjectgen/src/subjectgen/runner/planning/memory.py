@@ -121,14 +121,14 @@ class Row:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingRow:
-    """One way to train: what is always there, what each sample adds, and the largest batch per card."""
+    """One way to train: what is always there, what each sample adds, and the largest micro-batch per card."""
 
     options: str
     """As for :class:`Row`."""
     static_bytes: float
     sample_bytes: float
-    batch: Mapping[int, int]
-    """By card; 0 does not fit."""
+    micro_batch: Mapping[int, int]
+    """Rows that fit at once, by card; 0: none does."""
 
 
 def moments(weights: Weights, runs: Activations, settings: MemorySettings) -> dict[str, float]:
@@ -184,19 +184,22 @@ def training_rows(
             options="" if option == asked else option,
             static_bytes=static,
             sample_bytes=each + beside,
-            batch={card: _batch(card, static, each + beside) for card in CARDS},
+            micro_batch={card: _batch(card, static, each + beside) for card in CARDS},
         )
         for option, each in sorted(activations.items(), key=lambda item: item[0] != asked)
     ]
 
 
-def training_static(system: Any, *, autocast: bool) -> float:
-    """Weights, gradients in the weights' own types, AdamW's moments, and autocast's copies of float32 weights."""
+def training_static(system: Any, *, autocast: bool, averaged: bool = False) -> float:
+    """Weights, gradients in the weights' own types, AdamW's moments, averages (EMA) in float32, and autocast's copies
+    of float32 weights.
+    """
     modules = (system.backbone, *system.encoders().values(), *system.branch_modules().values())
     parameters = {id(p): p for module in modules for p in module.parameters()}
     trained = list({id(p): p for p in system.trainable().values()}.values())
     copies = sum(2 * p.numel() for p in trained if p.dtype == torch.float32) if autocast else 0
-    return size(parameters.values()) + size(trained) + ADAM * sum(p.numel() for p in trained) + copies
+    each = ADAM + (4 if averaged else 0)
+    return size(parameters.values()) + size(trained) + each * sum(p.numel() for p in trained) + copies
 
 
 def checkpointed_bytes(forward: Cost, inputs: float, blocks: int) -> float:

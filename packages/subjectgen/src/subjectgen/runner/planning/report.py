@@ -117,14 +117,28 @@ def _memory(plan: dict[str, Any]) -> Iterator[str]:
             row["options"] or _ASKED,
             _giga(row["static_bytes"]),
             _giga(row["sample_bytes"]),
-            *(f"batch {row['batch'][card]}" if row["batch"][card] else "-" for card in CARDS),
+            *(f"{row['micro_batch'][card]} rows" if row["micro_batch"][card] else "-" for card in CARDS),
         ]
         for row in memory.get("training", ())
     ]
     if rows:
-        yield from _table(["training", "GB", "GB/sample", *cards], rows)
+        yield from _table(["training", "GB", "GB/row", *cards], rows)
+        yield _micro_batch(memory["training"][0], plan["training"])
+        yield ""
     yield f"{memory['reserved_bytes'] / 1e9:g} GB of each card are left to the driver and to fragmentation."
     yield ""
+
+
+def _micro_batch(row: dict[str, Any], training: dict[str, Any]) -> str:
+    """Which micro-batch fits each card as the experiment is, and whether its own does."""
+    asked = training["micro_batch"] or training["batch"]
+    fitting = {card: min(rows, training["batch"]) for card, rows in row["micro_batch"].items() if rows}
+    if not fitting:
+        return "No card holds one row of training as the experiment asks; the options above make room."
+    ways = ", ".join(f"{rows} on {card} GB" for card, rows in fitting.items())
+    own = [card for card, rows in row["micro_batch"].items() if rows >= asked]
+    fits = f"fits {min(own)} GB and up" if own else "fits none"
+    return f"training.micro_batch, rows of a device at once, at most: {ways}. The experiment's ({asked}) {fits}."
 
 
 def _asked(row: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""What training costs: how often each stage is drawn, operations per sample, memory and the largest batch."""
+"""What training costs: how often each stage is drawn, operations per sample, memory and the largest micro-batch."""
 
 from __future__ import annotations
 
@@ -26,17 +26,26 @@ _TRAINING = {
 
 
 def training_flops(system: System, passes: Passes) -> dict[str, Any] | None:
-    """Operations per sample of each phase; ``None`` for experiments that only generate."""
+    """Operations per sample of each phase; ``None`` for experiments that only generate.
+
+    What a cache keeps is made once and not counted.
+    """
     settings = system.experiment.settings.training
     if settings is None:
         return None
-    targets = 0 if settings.cache_targets else _encoding(system)
+    targets = 0 if settings.cache.targets else _encoding(system)
     phases = []
     for phase in settings.phases:
         schedule = phase_schedule(system, phase)
         shares = _shares(schedule, passes.target_tokens)
         flops = {
-            kind: round(targets + sum(share * _step_flops(passes, active, kind) for share, active in shares.values()))
+            kind: round(
+                targets
+                + sum(
+                    share * _step_flops(passes, active, kind, encoding=not settings.cache.features)
+                    for share, active in shares.values()
+                )
+            )
             for kind in ("useful_training", *_TRAINING.values())
         }
         phases.append(
@@ -49,7 +58,12 @@ def training_flops(system: System, passes: Passes) -> dict[str, Any] | None:
                 "flops_per_sample": {option: flops[kind] for option, kind in _TRAINING.items()},
             }
         )
-    return {"batch": settings.batch_size, "recomputed": _recomputed(system), "phases": phases}
+    return {
+        "batch": settings.batch_size,
+        "micro_batch": settings.micro_batch,
+        "recomputed": _recomputed(system),
+        "phases": phases,
+    }
 
 
 def _recomputed(system: System) -> str:
@@ -74,18 +88,21 @@ def _shares(schedule: Schedule, tokens: int) -> dict[str, tuple[float, ActiveBra
     return {name: (count / _DRAWS, schedule.active(times[name])) for name, count in Counter(stages).items()}
 
 
-def _step_flops(passes: Passes, active: ActiveBranches, kind: str) -> float:
-    """Operations of one sample in one stage: conditioning, then the backbone forward and backward."""
+def _step_flops(passes: Passes, active: ActiveBranches, kind: str, *, encoding: bool) -> float:
+    """Operations of one sample in one stage: conditioning, then the backbone forward and backward.
+
+    ``encoding``: whether encoders run.
+    """
     one = passes.one(active)
     flops = getattr(one.work, kind) + 3 * (one.added.flops + one.injection.flops)
     for branch in one.branch_passes:
         made = passes.made(branch.branch, branch.seen)
-        flops += made.encoder.flops + made.training.flops
+        flops += made.training.flops + (made.encoder.flops if encoding else 0)
     return float(flops)
 
 
 def training_memory(system: System, passes: Passes, stages: list[Stage]) -> dict[str, Any]:
-    """Bytes at the worst: all samples of a batch in the stage with the most tokens."""
+    """Bytes at the worst: all rows of a micro-batch in the stage with the most tokens."""
     settings, backbone = system.experiment.settings.training, system.backbone
     if settings is None:
         return {}
@@ -103,7 +120,7 @@ def training_memory(system: System, passes: Passes, stages: list[Stage]) -> dict
     beside = widest.injection.saved_bytes + widest.added.saved_bytes
     beside += sum(one.feature_bytes + one.training.saved_bytes for one in made)
     rows = training_rows(
-        training_static(system, autocast=autocast),
+        training_static(system, autocast=autocast, averaged=settings.ema_decay is not None),
         activations={f"--set backbone.gradient_checkpointing={way}": each for way, each in activations.items()},
         beside=beside,
         asked=f"--set backbone.gradient_checkpointing={_recomputed(system)}",

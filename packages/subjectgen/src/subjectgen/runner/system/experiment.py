@@ -12,7 +12,7 @@ from subjectgen.core import ConfigError, SubjectgenError
 from subjectgen.core.config import Loaded, load, merge
 from subjectgen.core.part import Part
 from subjectgen.core.plugins import Plugins
-from subjectgen.runner.system.settings import ExperimentSettings
+from subjectgen.runner.system.settings import DataSettings, ExperimentSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +25,14 @@ class BranchParts:
 
     def __iter__(self) -> Iterator[Part]:
         return iter([part for part in (self.encoder, self.aggregator, self.injector) if part is not None])
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourcePart:
+    """A data set of training, and its share of the rows."""
+
+    part: Part
+    weight: float = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,8 +52,8 @@ class ExperimentParts:
     autoencoder: Part
     schedule: Part
     finder: Part | None
-    datasets: tuple[Part | None, ...]
-    """Of each phase of training; ``None`` where nobody names one."""
+    sources: tuple[tuple[SourcePart, ...], ...]
+    """Data of each phase of training; empty where nobody names any."""
     comparisons: Mapping[str, ComparisonParts]
 
     def model(self) -> Iterator[Part]:
@@ -55,7 +63,7 @@ class ExperimentParts:
 
     def __iter__(self) -> Iterator[Part]:
         yield from self.model()
-        found = [self.finder, *self.datasets]
+        found = [self.finder, *(source.part for sources in self.sources for source in sources)]
         yield from {part.where: part for part in found if part is not None}.values()
         for comparison in self.comparisons.values():
             yield from (comparison.dataset, *comparison.metrics)
@@ -106,21 +114,21 @@ class Experiment:
         """
         return Experiment(changed(self.loaded, change, where=where), self.plugins)
 
-    def training_datasets(self) -> tuple[Part, ...]:
-        """The dataset of each phase of training.
+    def training_sources(self) -> tuple[tuple[SourcePart, ...], ...]:
+        """The data of each phase of training.
 
         Raises:
-            ConfigError: No training, or a phase without a dataset.
+            ConfigError: No training, or a phase without data.
         """
         if self.settings.training is None:
             raise ConfigError(f"{self.loaded.file}: training: missing; expected dataset and phases")
-        for number, part in enumerate(self.parts.datasets):
-            if part is None:
+        for number, sources in enumerate(self.parts.sources):
+            if not sources:
                 raise ConfigError(
                     f"{self.loaded.file}: training.dataset: missing, and training.phases.{number} names none; expected "
                     "a component of kind datasets, such as --set 'training.dataset={name: toy_pairs}'"
                 )
-        return tuple(part for part in self.parts.datasets if part is not None)
+        return self.parts.sources
 
     def describe(self) -> dict[str, Any]:
         """The frame with every part's options, defaults filled in, as plain values."""
@@ -174,13 +182,19 @@ def _specs(values: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str, A
     for key in ("backbone", "autoencoder", "schedule", "finder"):
         yield from _spec(f"{key}s", key, values.get(key))
     training = _mapping(values.get("training"))
-    yield from _spec("datasets", "training.dataset", training.get("dataset"))
+    yield from _data(training, "training")
     for number, phase in enumerate(_sequence(training.get("phases"))):
-        yield from _spec("datasets", f"training.phases.{number}.dataset", _mapping(phase).get("dataset"))
+        yield from _data(_mapping(phase), f"training.phases.{number}")
     for name, comparison in _mapping(values.get("comparisons")).items():
         yield from _spec("datasets", f"comparisons.{name}.dataset", _mapping(comparison).get("dataset"))
         for number, metric in enumerate(_sequence(_mapping(comparison).get("metrics"))):
             yield from _spec("metrics", f"comparisons.{name}.metrics.{number}", metric)
+
+
+def _data(values: Mapping[str, Any], where: str) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
+    yield from _spec("datasets", f"{where}.dataset", values.get("dataset"))
+    for number, source in enumerate(_sequence(values.get("mixture"))):
+        yield from _spec("datasets", f"{where}.mixture.{number}.dataset", _mapping(source).get("dataset"))
 
 
 def _spec(kind: str, where: str, spec: Any) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
@@ -211,9 +225,9 @@ def _arranged(settings: ExperimentSettings, parts: Mapping[str, Part]) -> Experi
         autoencoder=parts["autoencoder"],
         schedule=parts["schedule"],
         finder=parts.get("finder"),
-        datasets=tuple(
-            parts.get(f"training.phases.{number}.dataset", parts.get("training.dataset"))
-            for number in range(len(phases))
+        sources=tuple(
+            _sources(phase, f"training.phases.{number}", parts) or _sources(settings.training, "training", parts)
+            for number, phase in enumerate(phases)
         ),
         comparisons={
             name: ComparisonParts(
@@ -223,3 +237,14 @@ def _arranged(settings: ExperimentSettings, parts: Mapping[str, Part]) -> Experi
             for name, comparison in settings.shown().items()
         },
     )
+
+
+def _sources(data: DataSettings | None, where: str, parts: Mapping[str, Part]) -> tuple[SourcePart, ...]:
+    if data is None:
+        return ()
+    if data.mixture is not None:
+        return tuple(
+            SourcePart(part=parts[f"{where}.mixture.{number}.dataset"], weight=source.weight)
+            for number, source in enumerate(data.mixture)
+        )
+    return (SourcePart(part=parts[f"{where}.dataset"]),) if data.dataset is not None else ()

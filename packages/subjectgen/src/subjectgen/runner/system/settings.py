@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import Field, model_validator
@@ -60,17 +62,45 @@ class MemorySettings(Config):
         return self
 
 
-class PhaseSettings(Config):
-    """A stretch of training."""
+class SourceSettings(Config):
+    """One of several data sets of a mixture."""
+
+    dataset: ChangesResults[PartSettings]
+    """Component of kind datasets."""
+    weight: ChangesResults[float] = Field(default=1.0, gt=0)
+    """Share of the rows, in proportion to the others' weights."""
+
+
+class DataSettings(Config):
+    """Where samples come from."""
+
+    dataset: ChangesResults[PartSettings | None] = None
+    """Component of kind datasets; its samples carry targets."""
+    mixture: ChangesResults[tuple[SourceSettings, ...] | None] = Field(default=None, min_length=1)
+    """Several data sets, in shares; in place of ``dataset``."""
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> DataSettings:
+        if self.dataset is not None and self.mixture is not None:
+            raise ValueError("dataset and mixture: expected one of them")
+        return self
+
+
+class PhaseSettings(DataSettings):
+    """A stretch of training. Without data of its own it takes that of ``training``."""
 
     name: ChangesNothing[str | None] = None
     """For logs; null: its branches."""
-    dataset: ChangesResults[PartSettings | None] = None
-    """Component of kind datasets; null: ``training.dataset``."""
     branches: ChangesResults[tuple[str, ...] | None] = Field(default=None, min_length=1)
     """Branches that take part; null: all."""
+    train: ChangesResults[tuple[str, ...] | None] = Field(default=None, min_length=1)
+    """What is trained, by the beginning of its place: ``backbone``, ``branches.mllm.aggregator``; null: all that the
+    branches use."""
     steps: ChangesResults[int] = Field(ge=1)
     """Optimizer steps."""
+    loss: ChangesResults[Literal["flow_matching", "isolation"]] = "flow_matching"
+    """``flow_matching``: towards the targets. ``isolation``: isolated references learn to give the velocities that the
+    same weights give with full attention; needs no targets."""
     stage_masks: ChangesResults[bool] = False
     """Whether the schedule's stages silence branches in training too. The stages are inference's (3.4, 4.1, Table C):
     in training all branches of a phase speak at every timestep, and dropout hides inputs."""
@@ -78,16 +108,31 @@ class PhaseSettings(Config):
     """Overrides ``training.learning_rate``."""
 
 
-class TrainingSettings(Config):
-    """How the trainable parts are trained."""
+class CacheSettings(Config):
+    """What training keeps of frozen parts' results, each under the content that it was made of."""
 
-    dataset: ChangesResults[PartSettings | None] = None
-    """Component of kind datasets; its samples carry targets. Null: each phase names its own, or the one who trains
-    does."""
+    targets: ChangesNothing[bool] = False
+    """Latents of target images."""
+    features: ChangesNothing[bool] = False
+    """What the encoders of branches make of prompts and references: of features the layers that are read. Training
+    says how much room that takes before it begins."""
+    folder: ChangesNothing[Path | None] = None
+    """Where to keep it, for this run and later ones; null: in the CPU's memory."""
+
+
+class TrainingSettings(DataSettings):
+    """How the trainable parts are trained. Without data, each phase names its own, or the one who trains does."""
+
     phases: ChangesResults[tuple[PhaseSettings, ...]] = Field(min_length=1)
     """One after another; the optimizer starts afresh in each."""
     batch_size: ChangesResults[int] = Field(default=16, ge=1)
     """Samples per step, on all devices together."""
+    micro_batch: ChangesNothing[int | None] = Field(default=None, ge=1)
+    """Samples that a device runs at once, at most; their gradients add up to those of the batch. Null: all that are
+    alike in sizes and branches. ``plan`` says how many fit."""
+    buckets: ChangesResults[bool] = False
+    """Whether targets may have other sizes than ``image:``. Each batch is then of one size; what fills no batch is left
+    out of its epoch, and counted."""
     learning_rate: ChangesResults[float] = Field(default=1e-5, gt=0)
     """AdamW's learning rate (paper 4.1: 1e-5)."""
     lr_schedule: ChangesResults[Literal["constant", "linear", "cosine"]] = "constant"
@@ -98,16 +143,49 @@ class TrainingSettings(Config):
     """AdamW's."""
     max_grad_norm: ChangesResults[float] = Field(default=1.0, gt=0)
     """Gradient norm above which gradients are scaled down."""
+    ema_decay: ChangesResults[float | None] = Field(default=None, gt=0, lt=1)
+    """Decay of an average of the weights, which is what a finished run then holds; null: no average."""
     mixed_precision: ChangesResults[Literal["no", "bf16"]] = "no"
     """Autocast of accelerate."""
     guidance: ChangesResults[float] = 1.0
     """Embedded guidance in training, for backbones that have the input (UNO: 1)."""
-    cache_targets: ChangesNothing[bool] = False
-    """Keep the latents of all targets in the CPU's memory after their first use: for data sets that fit."""
+    cache: ChangesNothing[CacheSettings] = CacheSettings()
+    """What frozen parts make of the samples, kept after its first use."""
+    workers: ChangesNothing[int] = Field(default=0, ge=0)
+    """Processes of each device that read samples ahead; 0: the trainer reads them itself."""
+    max_broken: ChangesNothing[float] = Field(default=0.01, ge=0, le=1)
+    """Share of rows that may turn out unreadable; they are passed over, counted and named."""
+    skip_nonfinite: ChangesResults[int] = Field(default=0, ge=0)
+    """Steps of a run that may be left out because their loss or gradient is not finite; the next one ends the run."""
     log_every: ChangesNothing[int] = Field(default=20, ge=1)
     """Steps between lines of ``metrics.jsonl``."""
     save_every: ChangesNothing[int | None] = Field(default=None, ge=1)
     """Steps between checkpoints; null: one at the end of each phase."""
+    keep_last: ChangesNothing[int] = Field(default=2, ge=1)
+    """Checkpoints that are kept, the newest ones."""
+    keep_every: ChangesNothing[int | None] = Field(default=None, ge=1)
+    """Also keep those of every so many steps."""
+    trackers: ChangesNothing[tuple[Literal["tensorboard", "wandb", "trackio"], ...]] = ()
+    """Where the log also goes, through accelerate."""
+    probe_every: ChangesNothing[int | None] = Field(default=None, ge=1)
+    """Steps between looks at what references and prompts change of the velocity, and at the loss on rows that stay the
+    same, in ``probe.jsonl``; also at the end of each phase. Null: never."""
+    probe_rows: ChangesNothing[int] = Field(default=16, ge=1)
+    """Rows of that look: the first ones of the phase."""
+    samples_every: ChangesNothing[int | None] = Field(default=None, ge=1)
+    """Steps between pictures of the first rows of the phase, in ``samples/``; also at the end of each phase. Null:
+    never."""
+    samples_rows: ChangesNothing[int] = Field(default=4, ge=1)
+    """How many pictures that are."""
+    curves: ChangesNothing[bool] = True
+    """Draw the log as ``curves.png``, with checkpoints and at the end."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _cache_was_a_switch(cls, values: Any) -> Any:
+        if isinstance(values, Mapping) and "cache_targets" in values:
+            raise ValueError("cache_targets: is now training.cache.targets; expected cache: {targets: true}, or false")
+        return values
 
 
 def _plain() -> dict[str, dict[str, Any]]:

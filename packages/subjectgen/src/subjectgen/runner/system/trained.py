@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,8 @@ RESOLVED = "experiment.yaml"
 """In a run's folder: the experiment with everything filled in."""
 FOLDER = "trained"
 """In a run's folder: what was trained."""
+CHECKPOINTS = "checkpoints"
+"""In a run's folder: what it needs to go on, by step; each holds a folder of trained parts."""
 FACTS = "trained.json"
 FORMAT = 2
 """Of :data:`FACTS`. Runs before it have no such file, and their weights lie beside the experiment."""
@@ -44,46 +46,76 @@ def trained_folder(name: str) -> Path:
     """
     folder = Path(resolve_checkpoint(name))
     recover_folder(folder / FOLDER)
-    return folder / FOLDER if (folder / FOLDER).is_dir() else folder
+    if (folder / FOLDER).is_dir():
+        return folder / FOLDER
+    newest = checkpoints(folder)[-1:]  # of a run that has not ended yet
+    return newest[0] / FOLDER if newest else folder
 
 
-def save_trained(system: System, folder: Path, known: Mapping[str, Any] | None = None) -> None:
+def checkpoints(run: Path) -> list[Path]:
+    """What a run kept on its way, oldest first."""
+    return sorted(one for one in (run / CHECKPOINTS).glob("step-*") if (one / FOLDER).is_dir())
+
+
+def save_trained(
+    system: System,
+    folder: Path,
+    known: Mapping[str, Any] | None = None,
+    values: Mapping[str, Tensor] | None = None,
+) -> None:
     """Write the trained parts; ``folder`` is replaced as a whole, and is as it was if anything fails.
 
     Args:
         system: With the parts.
         folder: Where to.
         known: The :func:`facts` of the system, for those who save often.
+        values: Written in place of the system's :func:`trained_values`: averages, or what was copied for this. The
+            system's own are then not looked at, for they may be in use.
 
     Raises:
         CheckpointError: A value that is not finite; names the parameter.
     """
-    check_finite(system)
+    values = trained_values(system) if values is None else values
+    check_finite(values)
     with atomic_folder(folder) as unfinished:
         if isinstance(system.backbone, Trainable):
-            system.backbone.save_trained(unfinished)
-        for name, module in system.branch_modules().items():
-            state = {key: value.detach().cpu().contiguous() for key, value in module.state_dict().items()}
-            if state:
-                save_file(state, unfinished / f"{name}.safetensors", metadata={"format": "pt", "part": name})
+            system.backbone.save_trained(unfinished, _of("backbone", values))
+        for name in system.branch_modules():
+            if state := _of(name, values):
+                tensors = {key: value.detach().cpu().contiguous() for key, value in state.items()}
+                save_file(tensors, unfinished / f"{name}.safetensors", metadata={"format": "pt", "part": name})
         write_json(unfinished / FACTS, facts(system) if known is None else known)
 
 
-def check_finite(system: System) -> None:
+def trained_values(system: System) -> dict[str, Tensor]:
+    """What is saved, by name: parameters that training changes, and all that aggregators and injectors keep."""
+    values: dict[str, Tensor] = {name: value.detach() for name, value in system.trainable().items()}
+    for part, module in system.branch_modules().items():
+        values |= {f"{part}.{key}": value for key, value in module.state_dict().items()}
+    return values
+
+
+def _of(part: str, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Values of one part, by their names in it."""
+    return {key.removeprefix(f"{part}."): value for key, value in values.items() if key.startswith(f"{part}.")}
+
+
+def check_finite(values: Mapping[str, Tensor]) -> None:
     """Nothing that is not finite is ever written.
 
     Raises:
         CheckpointError: Names the parameter.
     """
-    for name, parameter in system.trainable().items():
+    for name, parameter in values.items():
         if not bool(torch.isfinite(parameter).all()):
             raise CheckpointError(f"{name}: holds values that are not finite; nothing was saved, earlier files stay")
 
 
-def load_trained(system: System) -> System:
+def load_trained(system: System, *, may_differ: Collection[str] = ()) -> System:
     """The system with the weights that its experiment's ``trained`` names, read into its parts; as it is without.
 
-    A backbone that is shared with a system of the same weights has them already.
+    A backbone that is shared with a system of the same weights has them already. ``may_differ``: options that the
+    weights may have been trained under other values of, for training that shall change what they mean.
 
     Raises:
         CheckpointError: A missing or tampered file, one of another shape, or weights that mean something else under
@@ -93,7 +125,7 @@ def load_trained(system: System) -> System:
     if name is None:
         return system
     folder = trained_folder(name)
-    check_options(system.experiment, folder)
+    check_options(system.experiment, folder, may_differ=may_differ)
     _check_resolved(system, folder)
     if isinstance(system.backbone, Trainable) and not system.residency.shared:
         system.backbone.load_trained(folder)
@@ -142,7 +174,7 @@ def _resolved(module: Any) -> dict[str, Any]:
     return dict(module.defining) if isinstance(module, Defines) else {}
 
 
-def check_options(experiment: Experiment, folder: Path) -> None:
+def check_options(experiment: Experiment, folder: Path, *, may_differ: Collection[str] = ()) -> None:
     """Whether the weights in a folder mean the same under this experiment; only files are read.
 
     Options that only a built part understands are compared when the weights are loaded.
@@ -164,10 +196,18 @@ def check_options(experiment: Experiment, folder: Path) -> None:
         problem
         for part in experiment.parts.model()
         if part.where in stored["parts"]
-        for problem in _problems(part, stored["parts"][part.where], stored["resolved"].get(part.where, {}))
+        for problem in _problems(part, stored["parts"][part.where], stored["resolved"].get(part.where, {}), may_differ)
     ]
     if problems:
         raise CheckpointError("\n".join(f"{folder}: {problem}" for problem in problems))
+
+
+def taught(experiment: Experiment) -> tuple[str, ...]:
+    """Options that the experiment's training shall change the meaning of: trained under another value, weights are what
+    it begins with.
+    """
+    training = experiment.settings.training
+    return (ISOLATION,) if training is not None and training.phases[0].loss == "isolation" else ()
 
 
 def _check_resolved(system: System, folder: Path) -> None:
@@ -180,25 +220,33 @@ def _check_resolved(system: System, folder: Path) -> None:
             raise CheckpointError(f"{folder}: {_refusal(f'{where}.{key}', then[key], now.get(key))}")
 
 
-def _problems(part: Part, then: Mapping[str, Any], resolved: Mapping[str, Any]) -> Iterator[str]:
+def _problems(
+    part: Part, then: Mapping[str, Any], resolved: Mapping[str, Any], may_differ: Collection[str]
+) -> Iterator[str]:
     now = meaning(part)
     if then["name"] != now["name"]:
         yield f"trained with {part.where}.name: {then['name']}; the experiment says {now['name']}: {_WAY_OUT}"
         return
     for key in differences(then["weights"], now["weights"], defaults(type(part.config))):
-        if key in resolved or any(known.startswith(f"{key}.") for known in resolved):
+        if (
+            f"{part.where}.{key}" in may_differ
+            or key in resolved
+            or any(known.startswith(f"{key}.") for known in resolved)
+        ):
             continue
         yield _refusal(f"{part.where}.{key}", then["weights"].get(key), now["weights"].get(key))
 
 
 _WAY_OUT = "train again"
+ISOLATION = "backbone.reference_attention"
+_WAYS_OUT = {ISOLATION: "teach them by loss: isolation (experiments/squeeze/isolate.yaml)"}
 
 
 def _refusal(key: str, then: Any, now: Any) -> str:
     was, has = json.dumps(then), json.dumps(now)
     return (
         f"trained with {key}: {was}; the experiment says {has}, under which these weights mean something else: "
-        f"--set {key}={was}, or {_WAY_OUT}"
+        f"--set {key}={was}, or {_WAYS_OUT.get(key, _WAY_OUT)}"
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from subjectgen.core import Dataset, ListsKeys, Sample
+from subjectgen.core import Dataset, HasSizes, ListsKeys, Sample
 from subjectgen.core.part import Part
 
 SMALL = 64
@@ -23,16 +23,34 @@ def data_fingerprint(part: Part, dataset: Dataset) -> dict[str, Any]:
     """
     count = len(dataset)
     chosen = range(count) if count <= SMALL else sorted({0, count // 2, count - 1})
-    read = [dataset[index] for index in chosen]
+    read = [sample for index in chosen if (sample := _read(dataset, index)) is not None]
     keys = dataset.keys() if isinstance(dataset, ListsKeys) else [sample.key for sample in read]
     return {
         "part": part.describe(),
-        "samples": count,
+        **order_fingerprint(dataset),
         "keys": _digest(key.encode() for key in keys),
         "keys_hashed": len(keys),
         "contents": _digest(piece for sample in read for piece in _contents(sample)),
         "contents_hashed": len(read),
     }
+
+
+def order_fingerprint(dataset: Dataset) -> dict[str, Any]:
+    """What the order of samples depends on: their number, and keys and sizes where the data set says them unread."""
+    found: dict[str, Any] = {"samples": len(dataset)}
+    if isinstance(dataset, ListsKeys):
+        found["keys"] = _digest(key.encode() for key in dataset.keys())  # noqa: SIM118  # no mapping
+    if isinstance(dataset, HasSizes):
+        found["sizes"] = _digest(f"{height}x{width}".encode() for height, width in dataset.sizes)
+    return found
+
+
+def _read(dataset: Dataset, index: int) -> Sample | None:
+    """A sample, or none where it cannot be read: training passes over it and says so."""
+    try:
+        return dataset[index]
+    except Exception:
+        return None
 
 
 def _contents(sample: Sample) -> Iterable[bytes]:

@@ -1,16 +1,15 @@
-"""Everything of one optimizer step that chance decides: drawn here, once, from the run's generator."""
+"""Everything of one optimizer step that chance decides: drawn here, row by row, each from a seed of its own."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from subjectgen.core import ActiveBranches, Sample, Schedule, Visibility
-from subjectgen.runner.generation.passes import grouped
+from subjectgen.core import ActiveBranches, Sample, Schedule
 from subjectgen.runner.system.system import System
 
 
@@ -37,36 +36,37 @@ def draw_batch(
     samples: Sequence[Sample],
     data: Sequence[Float[Tensor, "c _ _"]],
     *,
-    generator: torch.Generator,
+    seeds: Sequence[int],
+    grid: Float[Tensor, " n"] | None = None,
 ) -> TrainingBatch:
-    """Draw timesteps, dropout and noise, in this order; where targets differ in size, for one size after another.
+    """Draw timestep, dropout and noise of each row, in this order; a row's draws do not depend on the other rows.
 
     Args:
         system: For the number of tokens that a target has.
         schedule: The phase's.
         samples: Prompts and references.
         data: Latents of their targets.
-        generator: On the CPU, so that numbers do not depend on the device.
+        seeds: Of each row.
+        grid: Timesteps to draw from, all but the last alike; ``None``: the schedule's distribution of training.
     """
-    timesteps = torch.zeros(len(samples), dtype=torch.float64)
-    hidden: dict[int, Mapping[str, Visibility]] = {}
-    noise: dict[int, Tensor] = {}
-    for rows in grouped([latents.shape for latents in data]):
-        latents = data[rows[0]]
-        grid = system.target_grid(latents.shape[1:])
-        timesteps[rows] = schedule.sample_timesteps(
-            len(rows), image_tokens=grid[0] * grid[1], generator=generator
-        ).double()
-        outcomes = schedule.sample_dropout(len(rows), generator=generator)
-        drawn = torch.randn((len(rows), *latents.shape), generator=generator).to(latents)
-        hidden |= dict(zip(rows, outcomes, strict=True))
-        noise |= dict(zip(rows, drawn, strict=True))
-    times = timesteps.tolist()
+    timesteps, active, stages, noise = [], [], [], []
+    for latents, seed in zip(data, seeds, strict=True):
+        generator = torch.Generator().manual_seed(seed)  # on the CPU, so that numbers do not depend on the device
+        rows, columns = system.target_grid(latents.shape[1:])
+        if grid is None:
+            t = float(schedule.sample_timesteps(1, image_tokens=rows * columns, generator=generator).double())
+        else:
+            t = float(grid[int(torch.randint(len(grid) - 1, (1,), generator=generator))])
+        (hidden,) = schedule.sample_dropout(1, generator=generator)
+        timesteps.append(t)
+        active.append(schedule.active(t).restricted(hidden))
+        stages.append(schedule.stage(t))
+        noise.append(torch.randn(latents.shape, generator=generator).to(latents))
     return TrainingBatch(
         samples=samples,
         data=data,
-        noise=[noise[row] for row in range(len(samples))],
-        timesteps=timesteps,
-        active=[schedule.active(t).restricted(hidden[row]) for row, t in enumerate(times)],
-        stages=[schedule.stage(t) for t in times],
+        noise=noise,
+        timesteps=torch.tensor(timesteps, dtype=torch.float64),
+        active=active,
+        stages=stages,
     )

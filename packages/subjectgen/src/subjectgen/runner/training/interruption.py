@@ -54,19 +54,17 @@ class Interruption:
         """From now on there is something to save."""
         self._finishing = True
 
-    def after(self, step: int, folder: Path) -> Interrupted:
-        """What to raise once the weights of a step are saved."""
-        assert self.asked is not None
+    def after(self, step: int, folder: Path, number: int) -> Interrupted:
+        """What to raise once a step is saved, after a signal that this process or another one heard."""
         return Interrupted(
-            self.asked,
-            f"stopped after step {step}; its weights are saved in {folder}. To go on from them: "
-            f"--set trained={folder} --out ANOTHER",
+            number,
+            f"stopped after step {step}, which is saved in {folder}. To go on: subjectgen train --resume {folder}",
         )
 
     def _hear(self, number: int, _frame: FrameType | None) -> None:
         at_once = not self._finishing or self.asked is not None
         if self.asked is not None:
-            self._why = "stopped at once, in the middle of a step; earlier checkpoints stay"
+            self._why = "stopped at once, in the middle of a step; earlier checkpoints stay (--resume)"
         self.asked = number
         if at_once:
             raise KeyboardInterrupt  # passes through parts that catch what they can

@@ -8,10 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress as Bar, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress as Bar, TaskID, TextColumn
+
+from subjectgen.runner.training.pace import Pace
 
 EVERY = 15.0
-"""Seconds after which plain output says what is going on."""
+"""Seconds between plain lines."""
 
 
 class Progress:
@@ -22,6 +24,8 @@ class Progress:
         self._every = every
         self._doing, self._since = "", time.monotonic()
         self._said = time.monotonic()
+        self._notes: dict[str, float] = {}
+        self._pace: Pace | None = None
         self._bar: Bar | None = None
         self._task: TaskID | None = None
         self._ended = threading.Event()
@@ -40,6 +44,13 @@ class Progress:
         self._said = time.monotonic()
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
+    def note(self, kind: str, text: str) -> None:
+        """A line that comes again and again; in plain output those of a kind keep their distance in time."""
+        now = time.monotonic()
+        if self._console.is_terminal or now - self._notes.get(kind, now - self._every) >= self._every:
+            self._notes[kind] = now
+            self.say(text)
+
     def begin(self, doing: str) -> None:
         """Say what is begun; if it takes long, that is said again with the time that has gone."""
         self.doing(doing)
@@ -52,16 +63,27 @@ class Progress:
             self._bar.update(self._task, doing=what)
 
     @contextmanager
-    def phase(self, name: str, steps: int) -> Iterator[None]:
-        """A bar of so many steps; on a terminal only."""
-        self.say(f"{name}: {steps} {'step' if steps == 1 else 'steps'}")
+    def phase(self, name: str, steps: int, *, first: int = 0) -> Iterator[None]:
+        """A bar of so many steps, of which the first ones were made before; on a terminal only."""
+        self.say(
+            f"{name}: {steps} {'step' if steps == 1 else 'steps'}" + (f", {first} of them made before" * bool(first))
+        )
+        self._pace = Pace(steps - first)
+        try:
+            with self._bar_of(name, steps, first):
+                yield
+        finally:
+            self._pace = None
+
+    @contextmanager
+    def _bar_of(self, name: str, steps: int, first: int) -> Iterator[None]:
         if not self._console.is_terminal:
             yield
             return
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-        fields = (TextColumn("{task.fields[said]}"), TimeRemainingColumn(), TextColumn("{task.fields[doing]}"))
-        with Bar(*columns, *fields, console=self._console) as self._bar:
-            self._task = self._bar.add_task(name, total=steps, said="", doing="")
+        fields = (TextColumn("{task.fields[said]}"), TextColumn("{task.fields[pace]}"))
+        with Bar(*columns, *fields, TextColumn("{task.fields[doing]}"), console=self._console) as self._bar:
+            self._task = self._bar.add_task(name, total=steps, completed=first, said="", pace="", doing="")
             try:
                 yield
             finally:
@@ -69,18 +91,29 @@ class Progress:
 
     def step_done(self) -> None:
         """One step of the phase."""
+        if self._pace is not None:
+            self._pace.step_done()
         if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, advance=1, doing="")
+            self._bar.update(self._task, advance=1, doing="", pace=str(self._pace))
+
+    def looked(self, seconds: float) -> None:
+        """Time that went into no step."""
+        if self._pace is not None:
+            self._pace.looked(seconds)
 
     def logged(self, step: str, said: str) -> None:
         """What a line of the log says, beside the bar or as a line; plain lines keep their distance in time."""
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, said=said)
         elif time.monotonic() - self._said >= self._every:
-            self.say(f"{step}: {said}")
+            self.say(self._with_pace(f"{step}: {said}"))
 
     def _remind(self) -> None:
         while not self._ended.wait(min(self._every / 4, 1.0)):
             now = time.monotonic()
             if self._bar is None and now - self._said >= self._every:
-                self.say(f"{self._doing} ... {now - self._since:.0f} s")
+                self.say(self._with_pace(f"{self._doing} ... {now - self._since:.0f} s"))
+
+    def _with_pace(self, text: str) -> str:
+        pace = "" if self._pace is None else str(self._pace)
+        return f"{text}; {pace}" if pace else text

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,12 +14,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from subjectgen.core import Backbone, Sample, Streams
-from subjectgen.runner.generation.conditioner import placement
-from subjectgen.runner.generation.conditions import scaled
-from subjectgen.runner.generation.passes import Pass, grouped, row_pass, shapes
+from subjectgen.runner.generation.passes import grouped, row_pass, shapes
 from subjectgen.runner.system.system import System
 from subjectgen.runner.training.draws import TrainingBatch
+from subjectgen.runner.training.engine import Engine, whole
+from subjectgen.runner.training.losses import Loss
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,61 +26,91 @@ class StepResult:
     """What one optimizer step says of itself."""
 
     losses: tuple[float, ...]
-    """Of each row."""
+    """Of each row of this process."""
     gradient_norm: float
-    """Before clipping."""
+    """Before clipping, over all processes."""
 
     @property
     def loss(self) -> float:
         """Mean over rows."""
-        return sum(self.losses) / len(self.losses)
+        return sum(self.losses) / max(len(self.losses), 1)
 
     @property
     def problem(self) -> str | None:
-        """What is not finite."""
+        """What is not finite. A loss that is not in one process makes the norm so in all."""
         if not math.isfinite(self.loss):
             return f"the loss is {self.loss}"
         return None if math.isfinite(self.gradient_norm) else f"the gradient norm is {self.gradient_norm}"
 
 
+class StepModule(nn.Module):
+    """All that is trained as one module, so that an engine sees it whole; whatever uses parameters runs in its forward:
+    an engine may gather them there.
+    """
+
+    def __init__(self, system: System) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList(
+            part for part in (system.backbone, *system.branch_modules().values()) if isinstance(part, nn.Module)
+        )
+        self._system = system
+
+    def forward(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """What a function of the system gives: in training the loss of each row of a group."""
+        return function(self._system, *arguments)
+
+
 def optimizer_step(
+    module: nn.Module,
     system: System,
     batch: TrainingBatch,
     *,
+    loss: Loss,
     optimizer: Any,
     parameters: Sequence[nn.Parameter],
     max_grad_norm: float,
-    guidance: float = 1.0,
-    autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
-    backward: Callable[[Tensor], None] = Tensor.backward,
+    engine: Engine,
+    batch_size: int | None = None,
+    micro_batch: int | None = None,
 ) -> StepResult:
     """Gradients of the mean loss of all rows, clipped, and one step; gradients are cleared at the end.
 
     Nothing changes where the loss or the gradient norm is not finite; see ``problem`` of the result.
 
     Args:
+        module: A :class:`StepModule` as the engine runs it.
         system: In training mode.
-        batch: What chance decided.
+        batch: What chance decided, for the rows of this process.
+        loss: What is learned.
         optimizer: Of the parameters.
-        parameters: Those that are clipped together.
+        parameters: Those that are clipped together; one that no row uses has a gradient of zero.
         max_grad_norm: Gradient norm above which gradients are scaled down.
-        guidance: For backbones with a guidance input.
-        autocast: Precision of the forward pass.
-        backward: Of a loss; accelerate has its own.
+        engine: Of the processes that make this step together.
+        batch_size: Rows in all processes together; ``None``: those of the batch.
+        micro_batch: Rows that are run at once at most; ``None``: all of a group.
     """
-    count = len(batch.samples)
+    groups = batch_pieces(system, batch, micro_batch)
+    passes = int(engine.largest(len(groups))[0])
+    share = engine.processes / (batch_size or len(batch.samples))  # engines take the mean over processes
     found: dict[int, float] = {}
-    for rows in batch_groups(system, batch):
-        with autocast():
-            losses = group_losses(system, batch, rows, guidance=guidance)
-        if losses.requires_grad:  # not where nothing trainable takes part: no adapter, and the aggregator is hidden
-            backward(losses.sum() / count)
-        found |= dict(zip(rows, losses.detach().tolist(), strict=True))
-    norm = float(nn.utils.clip_grad_norm_(parameters, max_grad_norm))
-    result = StepResult(losses=tuple(found[row] for row in range(count)), gradient_norm=norm)
+    for number in range(passes):
+        # Where others have more groups, the last one runs again and weighs nothing: all must meet in every pass.
+        rows, weight = (groups[number], share) if number < len(groups) else (groups[-1], 0.0)
+        with engine.pass_of(module, last=number == passes - 1):
+            with engine.autocast():
+                losses: Float[Tensor, " b"] = module(loss, batch, rows)
+            if losses.requires_grad:  # not where nothing trainable takes part: no adapter, and the aggregator is hidden
+                (losses.sum() * weight).backward()
+        if weight:
+            found |= dict(zip(rows, losses.detach().tolist(), strict=True))
+    for parameter in parameters:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+    norm = float(whole(nn.utils.clip_grad_norm_(parameters, max_grad_norm)))
+    result = StepResult(losses=tuple(found[row] for row in range(len(batch.samples))), gradient_norm=norm)
     if result.problem is None:
         optimizer.step()
-    optimizer.zero_grad()
+    module.zero_grad(set_to_none=True)  # also of what this phase leaves as it is
     return result
 
 
@@ -94,6 +122,11 @@ def batch_groups(system: System, batch: TrainingBatch) -> list[list[int]]:
     return grouped([_key(system, batch, row) for row in range(len(batch.samples))])
 
 
+def batch_pieces(system: System, batch: TrainingBatch, size: int | None) -> list[list[int]]:
+    """:func:`batch_groups`, cut into pieces of at most ``size`` rows; ``None``: not cut."""
+    return [part for rows in batch_groups(system, batch) for part in _pieces(rows, size)]
+
+
 def _key(system: System, batch: TrainingBatch, row: int) -> Hashable:
     sample = batch.samples[row]
     passes = row_pass(system.branches, sample, batch.active[row])
@@ -101,49 +134,5 @@ def _key(system: System, batch: TrainingBatch, row: int) -> Hashable:
     return batch.data[row].shape, present, shapes(system.branches, sample, passes)
 
 
-def group_losses(
-    system: System, batch: TrainingBatch, rows: Sequence[int], *, guidance: float = 1.0
-) -> Float[Tensor, " b"]:
-    """Loss of each row of a group; gradients reach adapters, aggregators and injectors."""
-    data, noise = (torch.stack([values[row] for row in rows]) for values in (batch.data, batch.noise))
-    samples = [batch.samples[row] for row in rows]
-    passes = [row_pass(system.branches, batch.samples[row], batch.active[row]) for row in rows]
-    streams = group_streams(system, samples, passes, target_grid=system.target_grid(data.shape[2:]))
-    return flow_matching_loss(
-        system.backbone,
-        data,
-        noise,
-        batch.timesteps[list(rows)].to(data),
-        streams,
-        guidance=guidance if system.backbone.guidance_embedded else None,
-    )
-
-
-def group_streams(
-    system: System, samples: Sequence[Sample], passes: Sequence[Pass], *, target_grid: tuple[int, int]
-) -> Streams:
-    """Streams of one group, each row with what its own pass sees; all have the same branches present."""
-    streams = Streams(target_grid=target_grid, placement=placement(system, samples, target_grid))
-    for together in zip(*passes, strict=True):
-        branch = system.branches[together[0].branch]
-        seen = [sample.seen(one.seen) for sample, one in zip(samples, together, strict=True)]
-        conditions = branch.encode(seen).conditions
-        if any(one.zeroed for one in together):
-            conditions = scaled(conditions, torch.tensor([0.0 if one.zeroed else 1.0 for one in together]))
-        streams = branch.injector(streams, conditions)
-    return streams
-
-
-def flow_matching_loss(
-    backbone: Backbone,
-    data: Float[Tensor, "b c h w"],
-    noise: Float[Tensor, "b c h w"],
-    timesteps: Float[Tensor, " b"],
-    streams: Streams,
-    *,
-    guidance: float | None = None,
-) -> Float[Tensor, " b"]:
-    """Rectified flow: x_t = (1 - t) data + t noise; the target is noise - data; mean squared error of each row."""
-    t = timesteps[:, None, None, None]
-    velocity = backbone((1 - t) * data + t * noise, timesteps, streams, guidance=guidance)
-    return (velocity.float() - (noise - data).float()).square().mean(dim=(1, 2, 3))
+def _pieces(rows: list[int], size: int | None) -> list[list[int]]:
+    return [rows[start : start + size] for start in range(0, len(rows), size)] if size else [rows]

@@ -1,31 +1,40 @@
-"""Training in phases: rectified flow, dropout and timesteps from the experiment's schedule, precision by accelerate."""
+"""The loop of training: phases, and in each phase its steps, from wherever a checkpoint says."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import torch
-from accelerate.utils import set_seed
-from rich.console import Console
 
-from subjectgen.core import ConfigError, InputError
-from subjectgen.runner.system.build import build_system
-from subjectgen.runner.system.experiment import Experiment
 from subjectgen.runner.system.system import System
-from subjectgen.runner.system.trained import load_trained, warn_of_other_encoders
-from subjectgen.runner.training.batches import sample_order, training_data
-from subjectgen.runner.training.draws import TrainingBatch, draw_batch
+from subjectgen.runner.system.trained import trained_values
+from subjectgen.runner.training.cache_size import check_room
+from subjectgen.runner.training.caches import Caches
+from subjectgen.runner.training.checking import check_data
+from subjectgen.runner.training.draws import TrainingBatch
+from subjectgen.runner.training.engine import Engine
 from subjectgen.runner.training.interruption import Interruption
-from subjectgen.runner.training.interval import Interval
+from subjectgen.runner.training.journal import Journal
 from subjectgen.runner.training.learning_rate import learning_rate, set_learning_rate
-from subjectgen.runner.training.phases import Phase, phase_name, phase_schedule
-from subjectgen.runner.training.precision import accelerator
+from subjectgen.runner.training.loading import Share, load_rows
+from subjectgen.runner.training.objectives import Objectives
+from subjectgen.runner.training.observers import Observers
+from subjectgen.runner.training.observing import observers_of
+from subjectgen.runner.training.phases import Phase, PhaseData, new_phase, phase_parameters, phase_schedule
+from subjectgen.runner.training.position import Position
 from subjectgen.runner.training.progress import Progress
+from subjectgen.runner.training.rows import Row, Rows
 from subjectgen.runner.training.run_directory import RunDirectory
-from subjectgen.runner.training.step import StepResult, optimizer_step
+from subjectgen.runner.training.saving import Saving
+from subjectgen.runner.training.snapshot import Kept, Snapshot, restore_optimizer, take
+from subjectgen.runner.training.step import StepResult
+from subjectgen.runner.training.stepper import Stepper
+from subjectgen.runner.training.targets import Targets
+from subjectgen.runner.training.trackers import Trackers
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,166 +44,153 @@ class Result:
     folder: Path
     losses: dict[str, float]
     """Mean loss of the last logged interval, by phase."""
-
-
-def train(
-    experiment: Experiment,
-    out: Path,
-    *,
-    device: torch.device | str = "cpu",
-    console: Console | None = None,
-) -> Result:
-    """Train what the experiment leaves unfrozen, from the weights that its ``trained`` names or from the start.
-
-    Args:
-        experiment: With ``training``.
-        out: New folder for the run.
-        device: Where to run.
-        console: Where progress goes; by default standard error.
-
-    Raises:
-        SubjectgenError: A mistake in the file, a part, the data or the folder; says what to do.
-        Interrupted: A signal ended it. The step was finished and its weights are saved.
-    """
-    experiment.training_datasets()  # what is missing is said before any part is loaded
-    with Progress(console) as progress, Interruption() as interruption, RunDirectory.claimed(out) as run:
-        progress.begin(f"building {experiment.name} on {device}")
-        system = load_trained(build_system(experiment, device=device))
-        if system.trained is not None:
-            progress.say(f"starting from the trained parts of {system.trained}")
-            warn_of_other_encoders(system)
-        return Trainer(system, run, progress=progress, interruption=interruption).train()
-
-
-def train_system(system: System, out: Path, *, console: Console | None = None) -> Result:
-    """Train a system that is built, from what its parts are; for those who change or look at parts. See :func:`train`.
-
-    Raises:
-        SubjectgenError: As for :func:`train`.
-    """
-    with Progress(console) as progress, Interruption() as interruption, RunDirectory.claimed(out) as run:
-        return Trainer(system, run, progress=progress, interruption=interruption).train()
+    main: bool = True
+    """Whether this process is the one that speaks and writes."""
 
 
 class Trainer:
     """The loop over phases and steps of one run."""
 
-    def __init__(self, system: System, run: RunDirectory, *, progress: Progress, interruption: Interruption) -> None:
+    def __init__(
+        self,
+        system: System,
+        data: list[PhaseData],
+        run: RunDirectory,
+        *,
+        engine: Engine,
+        progress: Progress,
+        interruption: Interruption,
+        meaning: Mapping[str, Any],
+        known: Mapping[str, Any],
+        fingerprints: list[Mapping[str, Any]],
+    ) -> None:
+        """Take a system, whose parts nobody else may use meanwhile.
+
+        Args:
+            system: With the weights to start from.
+            data: Of each phase.
+            run: Where to write.
+            engine: Of this process.
+            progress: What is said.
+            interruption: Signals.
+            meaning: What the run's numbers follow from.
+            known: Facts that are kept beside trained parts.
+            fingerprints: Of the data sets.
+        """
         settings = system.experiment.settings.training
-        datasets = training_data(system, cache=settings is not None and settings.cache_targets)
         assert settings is not None  # or there would be no data
-        self.system, self.settings, self.data = system, settings, datasets
-        self.run, self._progress, self._interruption = run, progress, interruption
-        self.accelerator = accelerator(settings, system.device)
-        self._generator = torch.Generator().manual_seed(system.experiment.settings.seed)
-        self.step = 0
-        """Steps that were made, over all phases."""
-        self._started = time.monotonic()
+        self.system, self.settings, self.data, self.run, self.engine = system, settings, data, run, engine
+        self._progress, self._interruption = progress, interruption
+        self._meaning, self._fingerprints, self._seed = dict(meaning), fingerprints, system.experiment.settings.seed
+        for phase in settings.phases:
+            phase_schedule(system, phase)
+            phase_parameters(system, phase)
+        self.caches = Caches(system, settings.cache, known=known, say=progress.say)
+        self.stepper = Stepper(system, engine, remembering=self.caches.system)
+        self._objectives = Objectives(system, self.stepper.parameters, sharded=engine.sharded)
+        self.position = Position()
+        self._optimizer_state: Mapping[str, torch.Tensor] | None = None
+        self._trackers = Trackers(settings.trackers if engine.main else (), run.folder, say=progress.say)
+        self._journal = Journal(run, engine, progress, self._trackers, max_broken=settings.max_broken)
+        self._saving = Saving(run, system, known, settings, say=progress.say)
+        observers = observers_of(system, run, engine, self._journal)
+        self._observers = Observers(observers, system, self.stepper.module, engine, progress.say)
+
+    def restore(self, kept: Kept) -> None:
+        """Go on where a checkpoint was taken; the system holds its weights already."""
+        self.position = Position.of(kept.record)
+        self._journal.restore(kept.record)
+        average = kept.average()
+        if self.stepper.averages is not None and average is not None:
+            self.stepper.averages.restore(average, self.position.average_steps)
+        self._optimizer_state, self._objectives.teacher = kept.optimizer(), kept.teacher()
+        self._saving.step = self.position.step
 
     def train(self) -> Result:
-        """Run all phases; a checkpoint follows each."""
-        self._check()
-        set_seed(self.system.experiment.settings.seed)
-        losses = {}
-        for number in range(len(self.settings.phases)):
-            phase = self.phase(number)
-            losses[phase.name] = self._run_phase(phase)
-            self.run.save(self.system, self.step)
-            self.accelerator.free_memory(phase.optimizer)
-        return Result(folder=self.run.folder, losses=losses)
+        """Run what is left of all phases."""
+        self._progress.begin("reading the first sample")
+        check_data(self.system, self.settings.phases, self.data, self._progress.say)
+        for line in check_room(self.caches, self.data):
+            self._progress.say(line)
+        with self._saving, self.caches, self._trackers.going_on_after(self.position.step):
+            for number in range(self.position.phase, len(self.settings.phases)):
+                if number != self.position.phase:
+                    self.position.phase, self.position.phase_step = number, 0
+                    self._optimizer_state = self._objectives.teacher = None
+                phase = self.phase(number)
+                if self._optimizer_state:
+                    restore_optimizer(self.stepper.parameters, phase.optimizer, self._optimizer_state)
+                self._run_phase(phase)
+                snapshot = self.snapshot(phase)
+                self._save(snapshot)
+            self._saving.end(snapshot)
+        return Result(folder=self.run.folder, losses=self.position.losses, main=self.engine.main)
 
     def phase(self, number: int) -> Phase:
-        """A phase with a fresh optimizer; latents of other phases' data are forgotten."""
-        settings = self.settings.phases[number]
-        parameters = list(self.system.trainable(settings.branches).values())
-        rate, decay = learning_rate(0, settings, self.settings), self.settings.weight_decay
-        for other in self.data:
-            if other is not self.data[number]:
-                other.release()
-        return Phase(
-            name=f"phase {number + 1} ({phase_name(self.system, settings)})",
-            settings=settings,
-            schedule=phase_schedule(self.system, settings),
-            data=self.data[number],
-            parameters=parameters,
-            optimizer=self.accelerator.prepare(torch.optim.AdamW(parameters, lr=rate, weight_decay=decay)),
-        )
+        """A phase with a fresh optimizer."""
+        if number and self.data[number].datasets != self.data[number - 1].datasets:
+            self.caches.forget()
+        loss = self._objectives.of(self.settings.phases[number])
+        return new_phase(self.system, number, self.data[number], loss)
 
-    def _check(self) -> None:
-        """Find what would fail later, before anything is written."""
-        for number, phase in enumerate(self.settings.phases):
-            phase_schedule(self.system, phase)
-            if not self.system.trainable(phase.branches):
-                raise ConfigError(f"training.phases.{number}: nothing to train; set backbone.lora or use an aggregator")
-        self._progress.begin("reading the first sample")
-        for data in dict.fromkeys(self.data):
-            data.check()
-
-    def _run_phase(self, phase: Phase) -> float:
-        """All steps of a phase; returns the mean loss since the last line of the log but one."""
-        order = sample_order(len(phase.data.dataset), self.settings.batch_size, self._generator)
-        interval, last = Interval(), 0.0
+    def _run_phase(self, phase: Phase) -> None:
+        """What is left of a phase's steps."""
+        rows = Rows(phase.data.datasets, phase.data.order, seed=self._seed, phase=phase.number)
+        share = Share(batch_size=self.settings.batch_size, rank=self.engine.rank, processes=self.engine.processes)
+        targets = Targets(self.system, phase.data.order, phase=phase.number, cache=self.caches.targets)
+        first, steps = self.position.phase_step, phase.settings.steps
+        loaded = load_rows(rows, share, first=first, steps=steps, workers=self.settings.workers)
         self.system.set_training(True)
-        with self._progress.phase(phase.name, phase.settings.steps):
-            for number, indices in enumerate(islice(order, phase.settings.steps)):
-                rate = learning_rate(number, phase.settings, self.settings)
-                set_learning_rate(phase.optimizer, rate)
-                batch = self.draw(phase, indices)
-                result = self.make_step(phase, batch)
-                self._count(result)
-                interval.add(batch, result)
-                if (number + 1) % self.settings.log_every == 0 or number + 1 == phase.settings.steps:
-                    last = interval.loss
-                    self._log(phase, interval, rate)
-                    interval = Interval()
-                if self.settings.save_every and self.step % self.settings.save_every == 0:
-                    self.run.save(self.system, self.step)
-                self._stop_if_asked()
+        with self._progress.phase(phase.name, steps, first=first):
+            for _ in range(first, steps):
+                began = time.monotonic()
+                self._progress.doing(f"step {self.position.step + 1}: reading samples")
+                read = next(loaded)
+                self._journal.waited(time.monotonic() - began)
+                self._one_step(phase, read, targets)
         self.system.set_training(False)
-        return last
 
-    def draw(self, phase: Phase, indices: list[int]) -> TrainingBatch:
-        """Read samples, encode their targets, and draw what chance decides."""
+    def _one_step(self, phase: Phase, rows: list[Row], targets: Targets) -> None:
+        self._journal.read(rows)
+        self._progress.doing(f"step {self.position.step + 1}")
+        rate = learning_rate(self.position.phase_step, phase.settings, self.settings)
+        set_learning_rate(phase.optimizer, rate)
+        batch = self.stepper.draw(phase, rows, targets)
+        self._count(batch, self.stepper.make(phase, batch, step=self.position.step))
+        step, last = self.position.step, self.position.phase_step == phase.settings.steps
+        if step % self.settings.log_every == 0 or last:
+            self._journal.log(self.position, phase, rate, batch_size=self.settings.batch_size)
+        self._journal.looked(self._observers.after(phase, step, last=last))
+        stop = self.engine.largest(self._interruption.asked or 0)[0]
+        if stop or (self.settings.save_every and step % self.settings.save_every == 0):
+            self._save(self.snapshot(phase))
+        if stop:
+            self._saving.finish()
+            raise self._interruption.after(step, self.run.folder, int(stop))
 
-        def tell(done: int, of: int) -> None:
-            self._progress.doing(f"step {self.step + 1}: {done} of {of} samples read")
-
-        samples = phase.data.samples(indices, tell)
-        self._progress.doing(f"step {self.step + 1}")
-        latents = phase.data.latents(indices, samples, generator=self._generator)
-        return draw_batch(self.system, phase.schedule, samples, latents, generator=self._generator)
-
-    def make_step(self, phase: Phase, batch: TrainingBatch) -> StepResult:
-        """One optimizer step."""
-        return optimizer_step(
-            self.system,
-            batch,
-            optimizer=phase.optimizer,
-            parameters=phase.parameters,
-            max_grad_norm=self.settings.max_grad_norm,
-            guidance=self.settings.guidance,
-            autocast=self.accelerator.autocast,
-            backward=self.accelerator.backward,
-        )
-
-    def _count(self, result: StepResult) -> None:
+    def _count(self, batch: TrainingBatch, result: StepResult) -> None:
         """The folder is begun with the first step, when memory has held one."""
         if result.problem is not None:
-            raise InputError(
-                f"training: {result.problem} at step {self.step + 1}, which was not made; {self.run.last_good}; "
-                "expected finite numbers: lower training.learning_rate, or look at the data of this step"
-            )
-        self.step += 1
+            self._saving.finish()
+            allowed, last_good = self.settings.skip_nonfinite, self.run.last_good
+            self._progress.say(self.position.left_out(result.problem, allowed=allowed, last_good=last_good))
+        else:
+            self._journal.made(batch, result)
+        self.position.step += 1
+        self.position.phase_step += 1
         self._interruption.finish_steps()
-        self.run.begin(self.system, list(dict.fromkeys(self.data)))
+        self.run.begin(self.system, self._fingerprints)
         self._progress.step_done()
 
-    def _log(self, phase: Phase, interval: Interval, rate: float) -> None:
-        seconds, line = round(time.monotonic() - self._started, 1), interval.line()
-        self.run.log({"step": self.step, "phase": phase.name, "seconds": seconds, "learning_rate": rate, **line})
-        self._progress.logged(f"step {self.step}", str(interval))
+    def snapshot(self, phase: Phase) -> Snapshot:
+        """This step, copied to the CPU."""
+        averages = self.stepper.averages
+        self.position.average_steps = 0 if averages is None else averages.steps
+        kept = {"processes": self.engine.processes, "meaning": self._meaning}
+        record = {**self.position.record, **self._journal.record, **kept}
+        values, teacher = trained_values(self.system), self._objectives.teacher
+        return take(values, self.stepper.parameters, phase.optimizer, averages, record, teacher=teacher)
 
-    def _stop_if_asked(self) -> None:
-        if self._interruption.asked is not None:
-            self.run.save(self.system, self.step)
-            raise self._interruption.after(self.step, self.run.folder)
+    def _save(self, snapshot: Snapshot) -> None:
+        self.caches.flush()
+        self._saving.save(snapshot)
