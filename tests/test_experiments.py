@@ -67,7 +67,7 @@ def test_the_full_model_is_the_papers(capsys: pytest.CaptureFixture[str]) -> Non
         (["mllm"], 25_000),
         (["mllm", "vae"], 10_000),
     ]
-    assert (training["batch_size"], training["learning_rate"], training["lr_schedule"]) == (16, 1e-5, "constant")
+    assert (training["batch_size"], training["learning_rate"], training["lr_schedule"]) == (128, 1e-5, "constant")
 
 
 @pytest.mark.parametrize(

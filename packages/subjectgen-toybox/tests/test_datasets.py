@@ -8,6 +8,7 @@ import torch
 from subjectgen.testing import DatasetContract
 from subjectgen.toybox.captions import SCENE_PHRASES, random_subject_prompt
 from subjectgen.toybox.datasets import HeldOutToys, ToyPairs
+from subjectgen.toybox.groups import ToyGroups
 from subjectgen.toybox.renderer import render, subject_masks
 from subjectgen.toybox.world import COLOURS, Draw, Toy, View, held_out_toys, random_toy, training_view
 
@@ -22,6 +23,22 @@ class TestIntraPairs(DatasetContract):
     @pytest.fixture
     def dataset(self) -> ToyPairs:
         return ToyPairs(ToyPairs.Config(toys=3, views=3, block=2, pairs="intra"))
+
+
+class TestToyGroups(DatasetContract):
+    @pytest.fixture
+    def dataset(self) -> ToyGroups:
+        return ToyGroups(ToyGroups.Config(groups=4, toys=3))
+
+
+def test_a_group_shows_each_toy_of_its_references_in_one_scene() -> None:
+    for index in range(6):
+        sample = ToyGroups(ToyGroups.Config())[index]
+        assert [tuple(one.image.shape) for one in sample.references] == [(3, 64, 64)] * 2
+        assert tuple(sample.target.shape) == (3, 64, 128)
+        assert " and a " in sample.prompt
+        assert SCENE_PHRASES[sample.facts["scene"]] in sample.prompt
+        assert len(sample.facts["toys"]) == 2
 
 
 class TestHeldOutToys(DatasetContract):

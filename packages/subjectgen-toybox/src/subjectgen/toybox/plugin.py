@@ -15,6 +15,11 @@ def subjectgen_datasets() -> list[Component]:
             summary="Two views of a training toy: reference and target",
         ),
         Component(
+            name="toy_groups",
+            target="subjectgen.toybox.groups:ToyGroups",
+            summary="Several training toys in one picture, with a reference of each",
+        ),
+        Component(
             name="held_out_toys",
             target="subjectgen.toybox.datasets:HeldOutToys",
             summary="Toys that no training saw, in several scenes",
