@@ -90,7 +90,9 @@ def expected(session: Session) -> dict[str, Any]:
     wish = Question(prompt_tokens=sizes.prompt, reference_size=sizes.reference)
     plan = estimate(experiment(session, changes(session, "true")), wish)
     (phase,) = plan["training"]["phases"]
-    largest = {row["options"] or "every block recomputed": row["batch"][141] for row in plan["memory"]["training"]}
+    largest = {
+        row["options"] or "every block recomputed": row["micro_batch"][141] for row in plan["memory"]["training"]
+    }
     return {**phase, "largest_batch": largest}
 
 

@@ -14,10 +14,10 @@ import torch
 from parts.build import compiled, system, use_attention
 from parts.machine import collect
 from parts.session import Session
-from subjectgen.runner.training.interruption import Interruption
 from subjectgen.runner.training.phases import Phase
-from subjectgen.runner.training.progress import Progress
-from subjectgen.runner.training.run_directory import RunDirectory
+from subjectgen.runner.training.rows import Rows
+from subjectgen.runner.training.run import open_trainer
+from subjectgen.runner.training.targets import Targets
 from subjectgen.runner.training.trainer import Trainer
 
 
@@ -27,15 +27,19 @@ class Ready:
 
     trainer: Trainer
     phase: Phase
+    targets: Targets
 
     def step(self, batch: int) -> Callable[[], object]:
         """One optimizer step on so many samples."""
-        return lambda: self.trainer.make_step(self.phase, self.trainer.draw(self.phase, list(range(batch))))
+        rows = Rows(self.phase.data.datasets, self.phase.data.order, seed=0, phase=0)
+        read = [rows[position] for position in range(batch)]
+        stepper = self.trainer.stepper
+        return lambda: stepper.make(self.phase, stepper.draw(self.phase, read, self.targets), step=0)
 
     def encoding(self, batch: int) -> Callable[[], object]:
         """What the encoders do in a step."""
         branches = self.trainer.system.branches.values()
-        samples = [self.phase.data.dataset[number] for number in range(batch)]
+        samples = [self.phase.data.datasets[0][number] for number in range(batch)]
 
         def run() -> None:
             with torch.no_grad():
@@ -54,7 +58,7 @@ def changes(session: Session, checkpointing: str) -> list[str]:
         f"training.dataset={{{pictures}}}",
         "training.phases=[{name: both, steps: 1, stage_masks: false}]",
         "training.mixed_precision=bf16",
-        "training.cache_targets=true",
+        "training.cache.targets=true",
         "schedule.dropout.table=[]",
         f"backbone.gradient_checkpointing={checkpointing}",
     ]
@@ -67,14 +71,14 @@ def made_ready(session: Session, checkpointing: str) -> Iterator[Ready]:
     use_attention(built, session.attention)
     if session.compiled:
         compiled(built)
-    with tempfile.TemporaryDirectory() as folder, RunDirectory.claimed(Path(folder) / "run") as run:
-        trainer = Trainer(built, run, progress=Progress(), interruption=Interruption())
+    with tempfile.TemporaryDirectory() as folder, open_trainer(built, Path(folder) / "run") as trainer:
         phase = trainer.phase(0)
+        targets = Targets(built, phase.data.order, phase=0, cache=trainer.caches.targets)
         built.set_training(True)
         try:
-            yield Ready(trainer=trainer, phase=phase)
+            yield Ready(trainer=trainer, phase=phase, targets=targets)
         finally:
-            trainer.accelerator.free_memory(phase.optimizer)
+            trainer.engine.accelerator.free_memory()
 
 
 def attempt(session: Session, ready: Ready, run: Callable[[], Any]) -> Any:
