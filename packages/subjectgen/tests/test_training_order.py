@@ -10,6 +10,7 @@ from subjectgen.core import InputError, Sample
 from subjectgen.core.errors import SampleError
 from subjectgen.runner.training.loading import Share, load_rows
 from subjectgen.runner.training.order import BLOCK, Order, Source
+from subjectgen.runner.training.positions import derived_seed
 from subjectgen.runner.training.rows import BrokenSamples, Rows
 
 SEEDS = st.integers(0, 2**63 - 1)
@@ -91,6 +92,12 @@ def test_batches_are_of_one_bucket_and_tails_are_counted(buckets: list[str], siz
 def test_a_share_below_a_thousandth_is_refused() -> None:
     with pytest.raises(InputError, match=r"b: weight 0.0001 of 1.0001 is less than a thousandth"):
         order(Source(name="a: ", samples=3), Source(name="b: ", samples=3, weight=1e-4))
+
+
+def test_no_two_positions_share_a_seed() -> None:
+    seeds = {derived_seed(0, "row", phase, position) for phase in range(3) for position in range(20_000)}
+    assert len(seeds) == 60_000
+    assert all(0 <= seed < 2**63 for seed in seeds)
 
 
 # ------------------------------------------------------------------------------------------------ rows and loading

@@ -93,6 +93,7 @@ class Denoiser:
             target if isolated else target.followed_by(references),
             context,
             StepInputs(timestep, streams.pooled, guidance),
+            references=0 if isolated or self._backbone.config.reference_time == "same" else len(references),
             arguments=attention_arguments(streams, context, target, references, isolated=isolated),
             by_site=None if keys_values is None else [{"references": pair} for pair in keys_values],
         )
@@ -141,13 +142,17 @@ class Denoiser:
         context: Tokens,
         inputs: StepInputs,
         *,
+        references: int = 0,
         arguments: dict[str, Any] | None,
         by_site: Sequence[dict[str, Any]] | None,
     ) -> Float[Tensor, "b n q"]:
-        """The transformer's answer for all image tokens."""
+        """The transformer's answer for all image tokens, the last ``references`` of which are clean."""
         like = image.values
         strength = self._strength(inputs.guidance, like=like)
-        modulation = self._ready(inputs, like.device)
+        modulation, clean = self._ready(inputs, like.device), None
+        if references and modulation is not None:
+            clean = self._ready(inputs._replace(timestep=torch.zeros_like(inputs.timestep)), like.device)
+            modulation = modulation if clean is not None else None
         (velocity,) = self._transformer(
             hidden_states=like,
             encoder_hidden_states=context.values,
@@ -159,6 +164,8 @@ class Denoiser:
             joint_attention_kwargs=arguments,
             by_site=by_site,
             modulation=modulation,
+            references=references,
+            clean=clean,
             return_dict=False,
         )
         return velocity

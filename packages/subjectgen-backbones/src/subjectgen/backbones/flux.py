@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float
@@ -15,7 +16,9 @@ from subjectgen.backbones.denoiser import Denoiser, reference_conditions
 from subjectgen.backbones.lora import add_lora
 from subjectgen.backbones.modulation import ModulationTable, modulation_layers
 from subjectgen.backbones.options import Checkpointing, FluxConfig
+from subjectgen.backbones.references import REFERENCE_TIMESTEP
 from subjectgen.backbones.site_transformer import FluxTransformer2DModel
+from subjectgen.backbones.split_modulation import take_split_modulation
 from subjectgen.backbones.trained import TrainedWeights
 from subjectgen.backbones.transformer import load_transformer
 from subjectgen.core import (
@@ -69,6 +72,8 @@ class FluxBackbone(TrainedWeights):
         self.transformer.requires_grad_(config.full_training)
         if config.lora is not None:
             add_lora(self.transformer, config.lora)
+        if config.reference_time == "zero":
+            take_split_modulation(self.transformer)
         enable_checkpointing(self.transformer, config.gradient_checkpointing)
         install_additions(self.transformer, apart=bool(config.compile))
         if config.compile:
@@ -119,6 +124,8 @@ class FluxBackbone(TrainedWeights):
         if not conditions:
             raise ComponentError("backbone 'flux': prepare() got no conditions; expected those of every step")
         own = [reference_conditions(guidance=self.guidance_embedded)] if self.isolated else []
+        if self.config.reference_time == "zero":
+            own += [replace(one, timestep=REFERENCE_TIMESTEP) for one in conditions]
         return Denoiser(self, ModulationTable(self.transformer, [*conditions, *own], self.pooled_if_none))
 
     def only_prepares(self) -> Sequence[nn.Module]:

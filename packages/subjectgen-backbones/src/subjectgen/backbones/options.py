@@ -92,6 +92,9 @@ class FluxConfig(Config):
     """``full``: all tokens attend to all, as in UNO. ``isolated``: reference tokens attend to references only, at
     timestep 0, so that :meth:`cache_references` computes their keys and values once for all steps; needs a model
     that was trained so."""
+    reference_time: ChangesWeights[Literal["same", "zero"]] = "same"
+    """How reference tokens are modulated where all tokens attend to all. ``same``: at the step's t, as in UNO.
+    ``zero``: as clean images, at t = 0, as FLUX.3 and Qwen-Image-2.1 do. Isolated references are always at 0."""
     reference_offset: ChangesWeights[ReferenceOffset] = "diagonal"
     """Axes on which references are shifted past the target and earlier references: both (UNO, 3.3), ``rows``,
     ``columns`` or ``none``."""
@@ -104,6 +107,8 @@ class FluxConfig(Config):
         if (self.checkpoint is None) == (self.architecture is None):
             given = "both" if self.checkpoint is not None else "neither"
             raise ValueError(f"checkpoint and architecture: {given} given; expected exactly one of the two")
+        if self.compile and self.reference_time == "zero":
+            raise ValueError("compile and reference_time: zero: such blocks are not compiled; remove one")
         if self.full_training and self.lora is not None:
             raise ValueError("full_training and lora: both given; expected at most one of the two")
         return self

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from subjectgen.backbones.ready_modulation import BlockModulation, take_ready_modulation
+from subjectgen.backbones.split_modulation import SplitModulation
 
 
 class FluxTransformer2DModel(diffusers.FluxTransformer2DModel):  # type: ignore[misc,unused-ignore]
@@ -39,6 +40,8 @@ class FluxTransformer2DModel(diffusers.FluxTransformer2DModel):  # type: ignore[
         joint_attention_kwargs: Mapping[str, Any] | None = None,
         by_site: Sequence[Mapping[str, Any]] | None = None,
         modulation: Sequence[BlockModulation] | None = None,
+        references: int = 0,
+        clean: Sequence[BlockModulation] | None = None,
         return_dict: bool = True,
     ) -> Any:
         """As diffusers' ``forward``, plus ``by_site`` and ``modulation``.
@@ -54,6 +57,9 @@ class FluxTransformer2DModel(diffusers.FluxTransformer2DModel):  # type: ignore[
             joint_attention_kwargs: what every attention processor gets.
             by_site: what single attention processors get beside, in running order.
             modulation: of each block, and of the output layer; computed here where it is not given.
+            references: image tokens at the end that are modulated at t = 0; blocks must be those of
+                :mod:`subjectgen.backbones.split_modulation`.
+            clean: modulation at t = 0, where ``modulation`` and ``references`` are given.
             return_dict: an output object, or a tuple of one tensor.
         """
         hidden_states = self.x_embedder(hidden_states)
@@ -61,6 +67,13 @@ class FluxTransformer2DModel(diffusers.FluxTransformer2DModel):  # type: ignore[
         if modulation is None:
             scaled = [value.to(hidden_states.dtype) * 1000 for value in (timestep, guidance) if value is not None]
             modulation = [self.time_text_embed(*scaled, pooled_projections)] * (len(blocks) + 1)
+            if references:
+                scaled[0] = torch.zeros_like(scaled[0])
+                clean = [self.time_text_embed(*scaled, pooled_projections)] * (len(blocks) + 1)
+        if references and clean is not None:
+            of_blocks = zip(modulation[:-1], clean[:-1], strict=True)
+            given: list[Any] = [SplitModulation(now, zero, references) for now, zero in of_blocks]
+            modulation = [*given, modulation[-1]]
         encoder_hidden_states = self.context_embedder(encoder_hidden_states)
         rotary = self.pos_embed(torch.cat((txt_ids, img_ids), dim=0))
         for site, block in enumerate(blocks):
