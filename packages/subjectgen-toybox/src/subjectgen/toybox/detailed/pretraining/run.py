@@ -7,6 +7,7 @@ import platform
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,21 @@ from subjectgen.toybox.world import Draw
 COMMAND = "python -m subjectgen.toybox.detailed.pretraining"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """How long a training is and what its choices follow from."""
+
+    steps: int
+    """All steps, over all calls."""
+    minutes: float
+    """Time budget of one call."""
+    seed: int
+    save_every: float = 60.0
+    """Seconds between checkpoints."""
+    log_every: float = 30.0
+    """Seconds between lines of the log."""
+
+
 class Run:
     """Counts steps, stops within the time budget, and writes a checkpoint every minute.
 
@@ -28,51 +44,39 @@ class Run:
     """
 
     def __init__(
-        self,
-        out: Path,
-        name: str,
-        parts: Mapping[str, Part],
-        *,
-        steps: int,
-        minutes: float,
-        seed: int,
-        settings: Mapping[str, Any],
-        save_every: float = 60.0,
-        log_every: float = 30.0,
+        self, out: Path, name: str, parts: Mapping[str, Part], *, plan: Plan, settings: Mapping[str, Any]
     ) -> None:
-        self.steps, self.seed, self.step, self.samples = steps, seed, 0, 0
-        self._parts, self._settings = parts, {"seed": seed, **settings}
+        self.plan, self.step, self.samples = plan, 0, 0
+        self._parts, self._settings = parts, {"seed": plan.seed, **settings}
         self._checkpoint = out / "checkpoints" / f"{name}.safetensors"
         self._log = out / "logs" / f"{name}.jsonl"
         self._spent, self._started = 0.0, time.monotonic()
-        self._budget, self._save_every, self._log_every = minutes * 60, save_every, log_every
-        self._sums: dict[str, float] = {}
-        self._summed = 0
+        self._losses: dict[str, list[float]] = {}
         if self._checkpoint.exists():
             self._go_on()
         else:
-            self._begin(out, minutes)
+            self._begin(out)
 
     @property
     def finished(self) -> bool:
         """Whether all steps were made."""
-        return self.step >= self.steps
+        return self.step >= self.plan.steps
 
     def draw(self, step: int) -> Draw:
         """The random choices of one step."""
-        return Draw((self.seed * 1_000_003 + 1) * 1_000_000 + step)
+        return Draw((self.plan.seed * 1_000_003 + 1) * 1_000_000 + step)
 
     def remaining(self) -> Iterator[int]:
         """Numbers of the steps to make now; after each one it counts, logs and saves."""
         saved = logged = time.monotonic()
-        while not self.finished and time.monotonic() - self._started < self._budget:
+        while not self.finished and time.monotonic() - self._started < 60 * self.plan.minutes:
             yield self.step
             self.step += 1
             now = time.monotonic()
-            if now - logged > self._log_every:
+            if now - logged > self.plan.log_every:
                 self._write_means()
                 logged = now
-            if now - saved > self._save_every:
+            if now - saved > self.plan.save_every:
                 self.save()
                 saved = now
         self._write_means()
@@ -81,9 +85,8 @@ class Run:
     def add(self, samples: int, **losses: torch.Tensor) -> None:
         """Count the pictures of a step and its losses."""
         self.samples += samples
-        self._summed += 1
         for name, value in losses.items():
-            self._sums[name] = self._sums.get(name, 0.0) + float(value)
+            self._losses.setdefault(name, []).append(float(value))
 
     def save(self) -> None:
         """Write a checkpoint now."""
@@ -102,10 +105,14 @@ class Run:
         """Wall time of all calls together, as far as checkpoints know."""
         return self._spent + time.monotonic() - self._started
 
-    def _begin(self, out: Path, minutes: float) -> None:
+    def _begin(self, out: Path) -> None:
         given = ["OUT" if argument == str(out) else argument for argument in sys.argv[1:]]  # no one else's folder
         machine = {"processor": platform.machine(), "threads": torch.get_num_threads(), "torch": torch.__version__}
-        header = {"command": " ".join([COMMAND, *given]), "machine": machine, "minutes": minutes, **self._settings}
+        header = {
+            "command": " ".join([COMMAND, *given]),
+            "machine": machine,
+            **self._settings,
+        }
         self._log.parent.mkdir(parents=True, exist_ok=True)
         self._log.write_text(json.dumps(header) + "\n", encoding="utf-8")
 
@@ -125,6 +132,6 @@ class Run:
         self.write(resumed=True)
 
     def _write_means(self) -> None:
-        if self._summed:
-            self.write(**{name: total / self._summed for name, total in self._sums.items()})
-        self._sums, self._summed = {}, 0
+        if self._losses:
+            self.write(**{name: sum(values) / len(values) for name, values in self._losses.items()})
+        self._losses = {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -11,58 +10,59 @@ from jaxtyping import Float
 from torch import Tensor
 
 from subjectgen.core import resolve_checkpoint
+from subjectgen.toybox.detailed.pretraining.muon import Muon, hidden_layers
 from subjectgen.toybox.detailed.pretraining.pool import Pool
-from subjectgen.toybox.detailed.pretraining.run import Run
+from subjectgen.toybox.detailed.pretraining.run import Plan, Run
 from subjectgen.toybox.detailed.pretraining.schedule import Schedule
-from subjectgen.toybox.detailed.renderer import SIZE, render
-from subjectgen.toybox.detailed.world import random_toy, random_view
+from subjectgen.toybox.detailed.pretraining.scores import held_out_pictures
+from subjectgen.toybox.detailed.renderer import SIZE, Renderer
 from subjectgen.toybox.pretraining.optimizers import moving_average
 from subjectgen.toybox.world import Draw
 
 START = "package:subjectgen.toybox/weights/vae"
-RATE = 1e-3
+MUON_RATE, RATE = 1.5e-3, 1e-3
 KL_WEIGHT = 3e-4
 EDGE_WEIGHT = 0.5
 LATENTS = 1024
 """Pictures from which the latents' scale is measured."""
 
 
-def train(
-    out: Path, *, pool: Pool, start: str, steps: int, minutes: float, batch_size: int, seed: int, device: str
-) -> None:
+def train(out: Path, *, pool: Pool, plan: Plan, start: str, batch_size: int, device: str, held_out: int = 256) -> None:
     """Train from the weights in ``start``, and save in diffusers' layout when all steps are made."""
     vae = AutoencoderKL.from_pretrained(resolve_checkpoint(start)).float().to(device)
     vae.register_to_config(sample_size=SIZE)
     vae = vae.to(memory_format=torch.channels_last)
     average = moving_average(vae, 0.998)
-    optimizer = torch.optim.AdamW(vae.parameters(), lr=RATE, betas=(0.9, 0.95), weight_decay=1e-3)
+    matrices, others = hidden_layers(vae)
+    muon, adamw = Muon(matrices, lr=MUON_RATE), torch.optim.AdamW(others, lr=RATE, betas=(0.9, 0.95), weight_decay=0.0)
     run = Run(
         out,
         "detailed_vae",
-        {"model": vae, "average": average, "optimizer": optimizer},
-        steps=steps,
-        minutes=minutes,
-        seed=seed,
-        settings={"pictures": len(pool), "batch_size": batch_size, "rate": RATE},
+        {"model": vae, "average": average, "muon": muon, "adamw": adamw},
+        plan=plan,
+        settings={"pictures": len(pool), "batch_size": batch_size, "muon_rate": MUON_RATE, "rate": RATE},
     )
-    schedule = Schedule(steps=steps)
+    schedule = Schedule(steps=plan.steps, falling=0.5)
     for step in run.remaining():
         draw = run.draw(step)
-        schedule.apply(optimizer, step)
+        schedule.apply(muon, step)
+        schedule.apply(adamw, step)
         index = torch.randint(len(pool), (batch_size,), generator=draw.generator)
         loss, parts = reconstruction_loss(vae, pool.batch(index).to(device) * 2 - 1, draw)
-        optimizer.zero_grad()
+        vae.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
-        optimizer.step()
+        muon.step()
+        adamw.step()
         average.update_parameters(vae)
         run.add(batch_size, **parts)
     if run.finished:
         trained: AutoencoderKL = average.module.eval()
         set_scale(trained, pool, device)
         trained.to("cpu", memory_format=torch.contiguous_format).half().save_pretrained(out / "detailed_vae")
-        mean, deviation, count = reconstruction(trained.float(), seed=seed + 1)
-        run.write(finished=True, psnr=mean, psnr_deviation=deviation, held_out_pictures=count)
+        shown = held_out_pictures(held_out, seed=plan.seed + 1, renderer=Renderer()).images
+        values = psnr(shown, decode(trained.float(), shown))
+        run.write(finished=True, psnr=float(values.mean()), held_out_pictures=held_out)
 
 
 def reconstruction_loss(
@@ -96,22 +96,10 @@ def set_scale(vae: AutoencoderKL, pool: Pool, device: str) -> None:
 
 
 @torch.no_grad()
-def reconstruction(vae: AutoencoderKL, *, seed: int, count: int = 256) -> tuple[float, float, int]:
-    """PSNR in dB on renders of held-out toys: mean and deviation over pictures, and their number."""
-    draw = Draw(seed)
-    toys = [random_toy(draw, held_out=True) for _ in range(count)]
-    images = render(toys, [random_view(draw) for _ in toys])
-    values = psnr(images, decode(vae, images))
-    return float(values.mean()), float(values.std()), count
-
-
-@torch.no_grad()
 def decode(vae: AutoencoderKL, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
     """What the autoencoder makes of pictures in [0, 1]."""
-    chunks: Sequence[Tensor] = [
-        vae.decode(vae.encode(part * 2 - 1).latent_dist.mean).sample / 2 + 0.5 for part in images.split(32)
-    ]
-    return torch.cat(list(chunks)).clamp(0, 1)
+    parts = [vae.decode(vae.encode(part * 2 - 1).latent_dist.mean).sample / 2 + 0.5 for part in images.split(32)]
+    return torch.cat(parts).clamp(0, 1)
 
 
 def psnr(images: Float[Tensor, "b 3 h w"], others: Float[Tensor, "b 3 h w"]) -> Float[Tensor, " b"]:
