@@ -126,6 +126,6 @@ def test_weights_are_kept_in_half_precision(tmp_path: Path) -> None:
     for name, value in one.items():
         torch.testing.assert_close(value, other[name], atol=2e-2, rtol=0)
     assert one["code"].shape == (2, CODE_BITS)
-    assert math.isclose(float(one["identity"][0].norm()), 1, abs_tol=1e-5)
+    assert math.isclose(one["identity"][0].norm().item(), 1, abs_tol=1e-5)
     assert one["place"].shape == (2, 2, 3)
     assert all(v.code in (*CODES, NO_CODE) for v in judge.verdicts(pictures[..., :48, :48]))

@@ -11,10 +11,13 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import AutoencoderKL
+from PIL import Image
 from safetensors.torch import load_file
 
 from subjectgen.core import CheckpointError, resolve_checkpoint
-from subjectgen.toybox.detailed.pretraining import base, checkpoint, judge, mllm, vae
+from subjectgen.toybox.detailed.judge import DetailedJudge
+from subjectgen.toybox.detailed.pretraining import base, checkpoint, gates, judge, mllm, vae
+from subjectgen.toybox.detailed.pretraining.muon import Muon, hidden_layers, orthogonal
 from subjectgen.toybox.detailed.pretraining.pool import Pool, open_pool, shard_facts
 from subjectgen.toybox.detailed.pretraining.run import Plan, Run
 from subjectgen.toybox.detailed.pretraining.schedule import Schedule
@@ -112,6 +115,31 @@ def test_a_kill_while_writing_leaves_the_old_checkpoint(tmp_path: Path, monkeypa
         checkpoint.load(path, {"average": other})
 
 
+@pytest.mark.parametrize("shape", [(16, 40), (40, 16)])
+def test_muon_steps_along_a_nearly_orthogonal_matrix(shape: tuple[int, int]) -> None:
+    update = orthogonal(torch.randn(shape, generator=torch.Generator().manual_seed(0)))
+    assert update.shape == shape
+    values = torch.linalg.svdvals(update)
+    assert 0.6 < values.min() <= values.max() < 1.3
+
+
+def test_muon_takes_hidden_layers_and_learns() -> None:
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 16, 3), torch.nn.ReLU(), torch.nn.Conv2d(16, 16, 3))
+    matrices, others = hidden_layers(model)
+    assert [parameter.shape for parameter in matrices] == [(16, 16, 3, 3)]
+    assert len(matrices) + len(others) == 4
+    muon, pictures = Muon(matrices, lr=0.01), torch.randn(4, 3, 8, 8)
+    losses = []
+    for _ in range(20):
+        loss = (model(pictures) - 1).square().mean()
+        model.zero_grad()
+        loss.backward()
+        muon.step()
+        losses.append(float(loss))
+    assert losses[-1] < 0.7 * losses[0]
+
+
 def test_more_steps_change_nothing_before_the_rate_falls() -> None:
     short, long = Schedule(steps=100, warmup=5, falling=0.3), Schedule(steps=200, warmup=5, falling=0.3)
     assert [short.factor(step) for step in range(70)] == [long.factor(step) for step in range(70)]
@@ -188,6 +216,18 @@ def _stop_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> object:
 
     monkeypatch.setattr(Run, "remaining", some)
     return whole
+
+
+@pytest.mark.slow
+def test_gates_are_measured_with_intervals_and_reconstructions_drawn(tmp_path: Path) -> None:
+    AutoencoderKL.from_pretrained(resolve_checkpoint(vae.START)).save_pretrained(tmp_path / "detailed_vae")
+    DetailedJudge().save(tmp_path / "detailed_judge")
+    values = gates.measure(tmp_path, pictures=8, families=1, seed=0, compiled=False)
+    assert {"psnr", "words", "badge", "identity", "azimuth_error", "decoded_badge"} <= values.keys()
+    assert 20 < values["psnr"].low <= values["psnr"].mean <= values["psnr"].high < 35
+    assert json.loads((tmp_path / "gates.json").read_text())["psnr"]["n"] == 8
+    with Image.open(tmp_path / "reconstructions.png") as sheet:
+        assert sheet.size == (8 * 96 * 2, 2 * 96 * 2)
 
 
 @pytest.mark.slow

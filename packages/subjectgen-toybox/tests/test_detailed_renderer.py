@@ -40,6 +40,9 @@ def test_a_picture_does_not_depend_on_its_batch() -> None:
 
 
 COMPILED = """
+from functools import partial
+import torch
+torch.compile = partial(torch.compile, backend="eager")  # traced as a whole; making machine code of it takes minutes
 from subjectgen.toybox.detailed.renderer import Renderer
 from subjectgen.toybox.detailed.world import random_toy, random_view
 from subjectgen.toybox.world import Draw
@@ -47,6 +50,8 @@ draw = Draw(0)
 toys, views = [random_toy(draw) for _ in range(2)], [random_view(draw) for _ in range(2)]
 pictures, masks = Renderer(chunk=2)(toys, views, size=32)
 compiled, compiled_masks = Renderer(compiled=True, chunk=2)(toys, views, size=32)
+assert torch._dynamo.utils.counters["stats"]["unique_graphs"] >= 3
+assert not torch._dynamo.utils.counters["graph_break"]
 assert ((pictures - compiled).abs() > 1e-3).float().mean() < 1e-3
 assert (masks != compiled_masks).float().mean() < 1e-3
 """

@@ -19,8 +19,6 @@ from subjectgen.toybox.detailed.world import DetailedToy
 from subjectgen.toybox.shapes import Batch, Field, PerPicture
 from subjectgen.toybox.world import COLOURS, View
 
-Mask = Bool[Tensor, "pictures pixels"]
-
 PLATE = 0.26
 """Half of the badge plate's side, in toy units."""
 PLATE_DEPTH, PLATE_ROUNDING, PLATE_RAISED = 0.13, 0.03, 0.045
@@ -30,8 +28,10 @@ PLATE_HEIGHT = -0.17
 NOSE_HEIGHT, NOSE_RADIUS = 0.31, 0.085
 EYE_RADIUS = 0.05
 SCARF_HEIGHT, SCARF_RADIUS = 0.17, 0.068
-TINT_AXES = ((0.10, -0.03, -0.08), (-0.05, 0.09, -0.04))
-"""Red, green, blue of one unit of each tint: warmer, greener."""
+TINT_AXES = ((0.03, 0.02, -0.09), (0.05, -0.04, 0.02))
+"""Red, green, blue of one unit of each tint: less blue, more red. So small that an orange never looks like a yellow."""
+
+Mask = Bool[Tensor, "pictures pixels"]
 
 
 @dataclass(frozen=True, kw_only=True)

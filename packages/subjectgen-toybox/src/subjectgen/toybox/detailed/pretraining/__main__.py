@@ -40,7 +40,7 @@ def pool(
 @app.command()
 def vae(
     out: Out, pool: PoolFolder, start: Annotated[str, typer.Option(help="Folder of first weights.")] = "",
-    pictures: Pictures = 8192, steps: Steps = 2800, minutes: Minutes = 60, batch_size: BatchSize = 8,
+    pictures: Pictures = 6144, steps: Steps = 2000, minutes: Minutes = 60, batch_size: BatchSize = 8,
     seed: Seed = 0, pool_seed: PoolSeed = 0, device: Device = "cpu", compiled: Compiled = True,
     save_every: SaveEvery = 60, held_out: HeldOut = 256,
 ) -> None:  # fmt: skip

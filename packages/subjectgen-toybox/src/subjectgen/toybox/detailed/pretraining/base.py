@@ -7,6 +7,7 @@ pictures of a pair are noised alike, and one caption tells both scenes.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 import torch
 from diffusers import AutoencoderKL, FluxTransformer2DModel
@@ -139,7 +140,7 @@ def train(out: Path, *, pool: Pool, plan: Plan, batch_size: int, device: str) ->
         average.update_parameters(model)
         run.add(batch_size, **{"pairs" if pairs else "single": loss.detach()})
     if run.finished:
-        trained: Velocity = average.module
+        trained = cast(Velocity, average.module)
         trained.text.save(out / "detailed_flux_text")
         trained.transformer.half().save_pretrained(out / "detailed_transformer")
         run.write(finished=True, parameters=sum(p.numel() for p in model.parameters()))

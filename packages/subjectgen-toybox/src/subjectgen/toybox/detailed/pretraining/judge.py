@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import cast
 
 import torch
 from jaxtyping import Float
@@ -32,7 +33,8 @@ PLACE_WEIGHT = 4.0
 def train(out: Path, *, pool: Pool, plan: Plan, families: int, device: str, held_out: int = 256) -> None:
     """Train on ``families`` families a step: toys that share all words, two views of each."""
     torch.manual_seed(plan.seed)  # of the first weights; all later choices follow from the step
-    judge = DetailedJudge().to(device).to(memory_format=torch.channels_last)
+    judge = DetailedJudge().to(device)
+    judge = judge.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs
     average = moving_average(judge, 0.998)
     optimizer = torch.optim.AdamW(judge.parameters(), lr=RATE, weight_decay=0.02)
     right = truth(pool.toys, pool.views)
@@ -60,8 +62,7 @@ def train(out: Path, *, pool: Pool, plan: Plan, families: int, device: str, held
         average.update_parameters(judge)
         run.add(len(index), **{name: loss.detach() for name, loss in losses.items()})
     if run.finished:
-        trained: DetailedJudge = average.module.to("cpu").eval()
-        trained.save(out / "detailed_judge")
+        cast(DetailedJudge, average.module.to("cpu")).save(out / "detailed_judge")
         shipped = DetailedJudge.load(str(out / "detailed_judge"))
         shown = held_out_pictures(held_out, seed=plan.seed + 1, renderer=Renderer())
         run.write(finished=True, held_out_pictures=held_out, **means(judge_scores(shipped, shown)))
