@@ -15,6 +15,7 @@ from subjectgen.toybox import judge as words_judge
 from subjectgen.toybox.detailed.camera import badge_place
 from subjectgen.toybox.detailed.details import CELLS, CODE_BITS, bits
 from subjectgen.toybox.detailed.judge import DetailedJudge
+from subjectgen.toybox.detailed.pretraining.muon import Muon, hidden_layers
 from subjectgen.toybox.detailed.pretraining.pool import RELATIVES, VIEWS, Pool
 from subjectgen.toybox.detailed.pretraining.run import Plan, Run
 from subjectgen.toybox.detailed.pretraining.schedule import Schedule
@@ -36,29 +37,32 @@ def train(out: Path, *, pool: Pool, plan: Plan, families: int, device: str, held
     judge = DetailedJudge().to(device)
     judge = judge.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs
     average = moving_average(judge, 0.998)
-    optimizer = torch.optim.AdamW(judge.parameters(), lr=RATE, weight_decay=0.02)
+    matrices, others = hidden_layers(judge)
+    muon, adamw = Muon(matrices, lr=RATE), torch.optim.AdamW(others, lr=RATE, weight_decay=0.0)
     right = truth(pool.toys, pool.views)
     block = RELATIVES * VIEWS
     run = Run(
         out,
         "detailed_judge",
-        {"model": judge, "average": average, "optimizer": optimizer},
+        {"model": judge, "average": average, "muon": muon, "adamw": adamw},
         plan=plan,
         settings={"pictures": len(pool), "families": families, "rate": RATE},
     )
     schedule = Schedule(steps=plan.steps, falling=0.5)
     for step in run.remaining():
         draw = run.draw(step)
-        schedule.apply(optimizer, step)
+        schedule.apply(muon, step)
+        schedule.apply(adamw, step)
         chosen = torch.randint(len(pool) // block, (families,), generator=draw.generator)
         index = (chosen[:, None] * block + torch.arange(block)).flatten()
         answers = {name: value[index].to(device) for name, value in right.items()}
         images = blemish(pool.batch(index), draw).to(device, memory_format=torch.channels_last)
         losses = question_losses(judge(images, answers["place"]), answers)
-        optimizer.zero_grad()
+        judge.zero_grad()
         torch.stack(list(losses.values())).sum().backward()
         torch.nn.utils.clip_grad_norm_(judge.parameters(), 5.0)
-        optimizer.step()
+        muon.step()
+        adamw.step()
         average.update_parameters(judge)
         run.add(len(index), **{name: loss.detach() for name, loss in losses.items()})
     if run.finished:

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +107,9 @@ class Run:
         return self._spent + time.monotonic() - self._started
 
     def _begin(self, out: Path) -> None:
-        given = ["OUT" if argument == str(out) else argument for argument in sys.argv[1:]]  # no one else's folder
+        # Whose folders they were is of no interest to others.
+        given = ["OUT" if argument == str(out) else argument for argument in sys.argv[1:]]
+        given = ["POOL" if before == "--pool" else argument for before, argument in pairwise(["", *given])]
         machine = {"processor": platform.machine(), "threads": torch.get_num_threads(), "torch": torch.__version__}
         header = {
             "command": " ".join([COMMAND, *given]),
