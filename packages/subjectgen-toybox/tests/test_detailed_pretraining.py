@@ -136,7 +136,7 @@ def test_muon_takes_hidden_layers_and_learns() -> None:
         model.zero_grad()
         loss.backward()
         muon.step()
-        losses.append(float(loss))
+        losses.append(loss.item())
     assert losses[-1] < 0.7 * losses[0]
 
 
