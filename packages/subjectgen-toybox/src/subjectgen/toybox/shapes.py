@@ -97,7 +97,7 @@ def body(batch: Batch, x: Field, y: Field, z: Field) -> Field:
     slope_x, slope_y = 1.2 * h, 0.74 * w
     norm = (slope_x**2 + slope_y**2).sqrt()
     cone = torch.maximum((radial * slope_x + (y - 0.65 * h) * slope_y) / norm, -y - 0.55 * h)
-    return _select(batch.shape, (ball, box, barrel, cone))
+    return select(batch.shape, (ball, box, barrel, cone))
 
 
 def top(batch: Batch) -> Float[Tensor, "pictures 1"]:
@@ -116,7 +116,7 @@ def part(batch: Batch, x: Field, y: Field, z: Field) -> Field:
     handle = (ring + z**2 + 1e-9).sqrt() - 0.095
     wings = ellipsoid(x.abs() - 0.72 * batch.width, y - 0.05, z, *_radii(x, 0.34, 0.22, 0.16))
     nothing = torch.full_like(x, 10.0)
-    return _select(batch.part, (nothing, ears, horn, handle, wings))
+    return select(batch.part, (nothing, ears, horn, handle, wings))
 
 
 def _radii(like: Field, *radii: float) -> tuple[PerPicture, ...]:
@@ -139,7 +139,7 @@ def accessory(batch: Batch, x: Field, y: Field, z: Field) -> Field:
     girth = torch.tensor([0.60, 0.60, 0.54, 0.62], device=batch.width.device)[batch.shape] * batch.width
     scarf = ((radial - girth) ** 2 + ((y + 0.26) / 1.3) ** 2 + 1e-9).sqrt() - 0.13
     nothing = torch.full_like(x, 10.0)
-    return _select(batch.accessory, (nothing, torch.minimum(crown, brim), scarf))
+    return select(batch.accessory, (nothing, torch.minimum(crown, brim), scarf))
 
 
 def distance(batch: Batch, x: Field, y: Field, z: Field) -> Field:
@@ -154,10 +154,11 @@ def painted(batch: Batch, x: Field, y: Field, z: Field) -> Field:
     striped = (torch.sin(y * 9.5 + 0.6) > 0.0).float()
     barred = (torch.cos(angle * 5.0) > 0.1).float()
     dotted = (torch.cos(angle * 5.0) * torch.cos(y * 8.5) > 0.30).float()
-    return _select(batch.pattern, (torch.zeros_like(x), striped, barred, dotted))
+    return select(batch.pattern, (torch.zeros_like(x), striped, barred, dotted))
 
 
-def _select(index: Int[Tensor, "pictures 1"], options: tuple[Field, ...]) -> Field:
+def select(index: Int[Tensor, "pictures 1"], options: tuple[Tensor, ...]) -> Tensor:
+    """For each picture one of several fields (pictures, pixels or 1), by number."""
     chosen = options[0]
     for number, option in enumerate(options[1:], start=1):
         chosen = torch.where(index == number, option, chosen)

@@ -87,7 +87,7 @@ class Velocity(nn.Module):
         )[0]
 
 
-def pack(latents: Float[Tensor, "b 16 8 8"]) -> Float[Tensor, "b 16 64"]:
+def pack(latents: Float[Tensor, "b 16 h w"]) -> Float[Tensor, "b tokens 64"]:
     """FLUX's 2 x 2 packing."""
     b, c, h, w = latents.shape
     return latents.reshape(b, c, h // 2, 2, w // 2, 2).permute(0, 2, 4, 1, 3, 5).reshape(b, h * w // 4, c * 4)

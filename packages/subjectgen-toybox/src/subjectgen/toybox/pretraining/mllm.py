@@ -125,7 +125,7 @@ def train(out: Path, *, family: str, pool: Pool, minutes: float, batch_size: int
     log = Log(out, family, minutes=minutes, settings={"pictures": len(pool), "batch_size": batch_size, "seed": seed})
     while (progress := log.progress()) < 1:
         index = torch.randint(len(pool), (batch_size,))
-        loss, right = _loss(family, model, pool, lessons, index, device)
+        loss, right = answer_loss(family, model, pool, lessons, index, device)
         loss.backward()
         optimizer.step(log.step, progress)
         log.add(samples=batch_size, loss=loss, words_right=right)
@@ -140,9 +140,10 @@ def save(family: str, model: Any, tokenizer: Any, folder: Path) -> None:
     _write_preprocessor(family, folder)
 
 
-def _loss(
+def answer_loss(
     family: str, model: nn.Module, pool: Pool, lessons: Lessons, index: Tensor, device: str
 ) -> tuple[Tensor, Tensor]:
+    """Cross entropy of the answers' words about the chosen pictures, and the share of right words."""
     ids, labels = lessons.batch(pool, index)
     ids = ids.to(device)
     images = pool.batch(index).to(device)

@@ -21,17 +21,18 @@ class TimedOptimizer:
         muon = torch.optim.Muon(matrices, lr=muon_rate, weight_decay=0.01, adjust_lr_fn="match_rms_adamw")
         adamw = torch.optim.AdamW(others, lr=rate, betas=(0.9, 0.98), weight_decay=0.0)
         self._model = model
-        self._optimizers: tuple[torch.optim.Optimizer, ...] = (muon, adamw)
-        self._groups = [(group, group["lr"]) for optimizer in self._optimizers for group in optimizer.param_groups]
+        self.optimizers: tuple[torch.optim.Optimizer, ...] = (muon, adamw)
+        self._rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in self.optimizers]
         self._warmup = warmup
 
     def step(self, number: int, progress: float) -> None:
         """Step and clear gradients; ``progress`` is the used share of the time, the rate falls in its second half."""
         factor = min(1.0, (number + 1) / self._warmup) * min(1.0, max(0.01, (1 - progress) / 0.5))
-        for group, rate in self._groups:
-            group["lr"] = rate * factor
+        for optimizer, rates in zip(self.optimizers, self._rates, strict=True):
+            for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate * factor
         nn.utils.clip_grad_norm_(self._model.parameters(), 1.0)
-        for optimizer in self._optimizers:
+        for optimizer in self.optimizers:
             optimizer.step()
             optimizer.zero_grad()
 
