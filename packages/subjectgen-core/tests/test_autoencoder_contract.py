@@ -134,6 +134,7 @@ class NoDecode(Blocks):
     decode: Any = property()  # reading it raises AttributeError
 
 
+@pytest.mark.usefixtures("first_counterexample")
 @pytest.mark.parametrize(
     ("broken", "law"),
     [

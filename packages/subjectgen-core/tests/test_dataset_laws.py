@@ -155,6 +155,7 @@ DATA = [
 ]
 
 
+@pytest.mark.usefixtures("first_counterexample")
 @pytest.mark.parametrize(("broken", "law"), DATA, ids=[f"{cls.__name__}-{law}" for cls, law in DATA])
 def test_a_dataset_that_breaks_a_law_fails_it(broken: type[Data], law: str) -> None:
     with pytest.raises((AssertionError, ValueError, TypeError, pytest.fail.Exception)):

@@ -175,6 +175,7 @@ METRICS = [
 ]
 
 
+@pytest.mark.usefixtures("first_counterexample")  # also where the kit's laws are tried on few examples
 @pytest.mark.parametrize(("broken", "law"), METRICS, ids=[cls.__name__ for cls, _ in METRICS])
 def test_a_metric_that_breaks_a_law_fails_it(broken: type[Brightness], law: str) -> None:
     check = getattr(TestBrightness(), f"test_{law}")
@@ -197,6 +198,7 @@ class FirstOne(Contrast):
         return {"contrast": float(images[0].mean())}
 
 
+@pytest.mark.usefixtures("first_counterexample")
 def test_a_set_metric_with_an_order_fails() -> None:
     cases = cases_of(0.1, 0.7, 0.3)
     with pytest.raises(AssertionError):

@@ -24,7 +24,8 @@ def test_a_failing_law_shows_its_values(tmp_path: Path) -> None:
     """
     test = 'from subjectgen.testing import PluginContract\nclass TestIt(PluginContract): distribution = "nobody"\n'
     (tmp_path / "test_it.py").write_text(test)
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "discovered", "test_it.py"]
+    own = ("--noconftest", "-c", os.devnull, "--rootdir", str(tmp_path))  # the folder may lie in the repository
+    command = [sys.executable, "-m", "pytest", *own, "-q", "-p", "no:cacheprovider", "-k", "discovered", "test_it.py"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert "assert 'nobody' in " in done.stdout
 
