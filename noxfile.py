@@ -43,9 +43,11 @@ def install(session: nox.Session, *arguments: str) -> None:
 
 def install_wheels(session: nox.Session, *arguments: str) -> None:
     """As ``install``, with our own wheels beside the index."""
-    # pip would compile all of torch, which takes longer than the tests; uv compiles nothing unless told
-    quick = () if uses_uv(session) else ("--no-compile",)
-    install(session, *quick, "--find-links", str(WHEELS), *arguments)
+    # pip would compile all of torch, which takes longer than the tests; uv compiles nothing unless told, but takes a
+    # wheel of the same name and version from its cache, though it was built anew
+    anew = [word for name in ALL for word in ("--refresh-package", name)]
+    options = anew if uses_uv(session) else ["--no-compile"]
+    install(session, *options, "--find-links", str(WHEELS), *arguments)
 
 
 def install_all(session: nox.Session, *tools: str, testing: bool = False) -> None:
