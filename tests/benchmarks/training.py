@@ -147,7 +147,7 @@ def saving(options: argparse.Namespace, folder: Path) -> Iterator[str]:
         began = time.perf_counter()
         snapshot = trainer.snapshot(phase)
         copied = time.perf_counter()
-        trainer.run.begin(one, [])
+        trainer.run.begin(one, list)
         written = time.perf_counter()
         trainer.run.write(snapshot, one, {}, trainer.settings)
         ended = time.perf_counter()

@@ -103,3 +103,21 @@ def tiny_experiment(tiny, tmp_path_factory: pytest.TempPathFactory):
         return Experiment.read(path, plugins=host)
 
     return read
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]):
+    """Run the command line; returns (exit code, stdout, stderr)."""
+
+    from subjectgen.runner.cli.main import main
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        try:
+            main([str(argument) for argument in arguments])
+            code = 0
+        except SystemExit as exit_:
+            code = int(exit_.code or 0)
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return run

@@ -13,26 +13,9 @@ from PIL import Image
 
 from subjectgen.core import Component, Config, Reference, Sample
 from subjectgen.core.plugins import Plugins
-from subjectgen.runner.cli.main import main
 from subjectgen.runner.data.faults import general
 from subjectgen.runner.data.scan import scan
 from subjectgen.runner.data.specs import find_datasets
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]):
-    """Run the command line; returns (exit code, stdout, stderr)."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        try:
-            main([str(argument) for argument in arguments])
-            code = 0
-        except SystemExit as exit_:
-            code = int(exit_.code or 0)
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return run
 
 
 @pytest.fixture

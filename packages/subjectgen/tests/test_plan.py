@@ -14,7 +14,6 @@ from torch import nn
 
 from subjectgen.core import Component, Conditioning, Config, SubjectgenError, hookimpl
 from subjectgen.core.plugins import Plugins
-from subjectgen.runner.cli.main import main
 from subjectgen.runner.generation.conditioner import Conditioner
 from subjectgen.runner.generation.passes import row_pass
 from subjectgen.runner.planning.blueprint import build_blueprint
@@ -26,20 +25,6 @@ from subjectgen.runner.system.experiment import Experiment
 EXPERIMENTS = sorted((Path(__file__).parents[3] / "experiments").glob("*/*.yaml"))
 FLUX = "black-forest-labs/FLUX.1-dev"
 PAPER = next(path for path in EXPERIMENTS if path.match("squeeze/full.yaml"))
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]):
-    def run(*arguments: object) -> tuple[int, str, str]:
-        try:
-            main([str(argument) for argument in arguments])
-            code = 0
-        except SystemExit as exit_:
-            code = int(exit_.code or 0)
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return run
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -202,11 +202,7 @@ class Killed(BaseException):
     """As ``kill -9``."""
 
 
-@pytest.mark.parametrize("on_disk", [False, True])
-def test_a_run_goes_on_with_its_cache(tiny, tiny_experiment, uncached, tmp_path, monkeypatch, on_disk) -> None:
-    """Killed between checkpoints, in the second phase; what was not yet written is made again."""
-    folder = {"folder": str(tmp_path / "cache")} if on_disk else {}
-    experiment = tiny_experiment({"training": {"cache": {**BOTH, **folder}, "save_every": 2}})
+def killed_at_step_5(patch: pytest.MonkeyPatch) -> None:
     begin, made = RunDirectory.begin, []
 
     def at(self, *arguments: Any) -> None:
@@ -215,8 +211,16 @@ def test_a_run_goes_on_with_its_cache(tiny, tiny_experiment, uncached, tmp_path,
         if len(made) == 5:
             raise Killed
 
+    patch.setattr(RunDirectory, "begin", at)
+
+
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_a_run_goes_on_with_its_cache(tiny, tiny_experiment, uncached, tmp_path, monkeypatch, on_disk) -> None:
+    """Killed between checkpoints, in the second phase; what was not yet written is made again."""
+    folder = {"folder": str(tmp_path / "cache")} if on_disk else {}
+    experiment = tiny_experiment({"training": {"cache": {**BOTH, **folder}, "save_every": 2}})
     with monkeypatch.context() as patch, pytest.raises(Killed):  # noqa: PT012
-        patch.setattr(RunDirectory, "begin", at)
+        killed_at_step_5(patch)
         patch.setattr(Caches, "__exit__", lambda *_: None)
         train(experiment, tmp_path / "run")
     resume(tmp_path / "run", plugins=tiny.plugins())
@@ -225,16 +229,8 @@ def test_a_run_goes_on_with_its_cache(tiny, tiny_experiment, uncached, tmp_path,
 
 def test_a_cache_may_come_and_go_when_a_run_goes_on(tiny, tiny_experiment, uncached, tmp_path, monkeypatch) -> None:
     experiment = tiny_experiment({"training": {"save_every": 2}})
-    begin, made = RunDirectory.begin, []
-
-    def at(self, *arguments: Any) -> None:
-        begin(self, *arguments)
-        made.append(1)
-        if len(made) == 5:
-            raise Killed
-
     with monkeypatch.context() as patch, pytest.raises(Killed):  # noqa: PT012
-        patch.setattr(RunDirectory, "begin", at)
+        killed_at_step_5(patch)
         train(experiment, tmp_path / "run")
     changes = [f"training.cache={{targets: true, features: true, folder: '{tmp_path / 'cache'}'}}"]
     resume(tmp_path / "run", plugins=tiny.plugins(), overrides=changes)

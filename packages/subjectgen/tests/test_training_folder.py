@@ -139,7 +139,7 @@ def begun(tiny_experiment, out: Path):
             snapshot = take(trained_values(system), system.trainable(), optimizer, None, {"step": step})
             folder.write(snapshot, system, facts(system), settings)
 
-        folder.begin(system, [])
+        folder.begin(system, list)
         save(1)
         yield system, folder, save
 

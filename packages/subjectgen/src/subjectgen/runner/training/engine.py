@@ -34,9 +34,7 @@ class Engine:
             InputError: A way of cutting models that is not supported, or fewer rows than processes.
         """
         AcceleratorState._reset_state()  # it is one per process and would keep an earlier trainer's precision
-        self.accelerator = Accelerator(
-            mixed_precision=settings.mixed_precision, cpu=torch.device(device).type == "cpu", log_with=None
-        )
+        self.accelerator = Accelerator(mixed_precision=settings.mixed_precision, cpu=torch.device(device).type == "cpu")
         self.processes, self.rank = self.accelerator.num_processes, self.accelerator.process_index
         self.sharded = _sharded()
         if settings.batch_size < self.processes:
@@ -122,9 +120,16 @@ class Engine:
         """Values of all processes, which all must ask."""
         return list(values) if self.processes == 1 else list(gather_object(list(values)))
 
-    def wait(self) -> None:
-        """Until all processes are here."""
-        self.accelerator.wait_for_everyone()
+
+def leave(engine: Engine, *, together: bool) -> None:
+    """Give up the connection to the other processes: one that ends with it open may be aborted on its way out.
+
+    ``together``: wait for the others first; not where one of them may have failed.
+    """
+    if engine.processes > 1 and distributed.is_initialized():
+        if together:
+            engine.accelerator.wait_for_everyone()
+        distributed.destroy_process_group()
 
 
 def whole(tensor: Tensor) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -37,11 +36,6 @@ def meaning_of(experiment: Experiment, data: Sequence[Sequence[Mapping[str, Any]
             found |= {f"{where}.weight": source.weight, **_part(source.part, where)}
             found |= {f"{where}.{key}": value for key, value in fact.items()}
     return found
-
-
-def digest(meaning: Mapping[str, Any]) -> str:
-    """A hash of it."""
-    return hashlib.sha256(json.dumps(meaning, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def check_same(then: Mapping[str, Any], now: Mapping[str, Any], run: str) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
+from types import TracebackType
 
 import torch
 from rich.console import Console
@@ -25,7 +26,7 @@ from subjectgen.runner.system.trained import (
     warn_of_other_encoders,
 )
 from subjectgen.runner.training.data_fingerprint import data_fingerprint, order_fingerprint
-from subjectgen.runner.training.engine import Engine
+from subjectgen.runner.training.engine import Engine, leave
 from subjectgen.runner.training.interruption import Interruption
 from subjectgen.runner.training.meaning import check_same, meaning_of
 from subjectgen.runner.training.phases import PhaseData, phase_data
@@ -147,19 +148,20 @@ class _Session:
         self._interruption = Interruption()
 
     def __enter__(self) -> _Session:
-        self.progress.__enter__()
-        self._interruption.__enter__()
-        self.run = self._claim.__enter__()
+        with ExitStack() as entered:  # what was entered is left again if what follows cannot be
+            entered.enter_context(self.progress)
+            entered.enter_context(self._interruption)
+            self.run = entered.enter_context(self._claim)
+            self._entered = entered.pop_all()
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         try:
-            self._claim.__exit__(*error)  # type: ignore[arg-type]
+            self._entered.__exit__(kind, error, trace)
         finally:
-            try:
-                self._interruption.__exit__(*error)  # type: ignore[arg-type]
-            finally:
-                self.progress.__exit__()
+            leave(self.engine, together=kind is None)
 
     def train(self, experiment: Experiment, device: torch.device | str, kept: Kept | None) -> Result:
         """Build, load and train."""
@@ -204,5 +206,5 @@ class _Session:
             interruption=self._interruption,
             meaning=meaning,
             known=known,
-            fingerprints=[data_fingerprint(part, dataset) for part, dataset in sources.values()],
+            fingerprints=lambda: [data_fingerprint(part, dataset) for part, dataset in sources.values()],
         )

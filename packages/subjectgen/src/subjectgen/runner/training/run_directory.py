@@ -12,7 +12,7 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
@@ -95,12 +95,12 @@ class RunDirectory:
             return "there is no checkpoint yet"
         return f"the last good checkpoint is that of step {_step(kept[-1])} ({kept[-1]})"
 
-    def begin(self, system: System, data: Sequence[Mapping[str, Any]]) -> None:
+    def begin(self, system: System, data: Callable[[], Sequence[Mapping[str, Any]]]) -> None:
         """Write what is known when the first step was made; later calls do nothing.
 
         Args:
             system: Of the run.
-            data: Fingerprints of the data sets.
+            data: Gives fingerprints of the data sets; asked for only where they are written.
         """
         if self._begun:
             return
@@ -115,7 +115,7 @@ class RunDirectory:
                 shutil.rmtree(old) if old.is_dir() else old.unlink()
             with atomic_write(self.folder / RESOLVED) as path:
                 path.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
-            write_json(self.folder / RUN, {**_description(system), "trained_before": started, "datasets": list(data)})
+            write_json(self.folder / RUN, {**_description(system), "trained_before": started, "datasets": list(data())})
 
     def log(self, line: Mapping[str, Any], file: str = METRICS) -> None:
         """Append one line to ``metrics.jsonl``, or to another log."""

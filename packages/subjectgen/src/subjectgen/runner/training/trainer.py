@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,7 +62,7 @@ class Trainer:
         interruption: Interruption,
         meaning: Mapping[str, Any],
         known: Mapping[str, Any],
-        fingerprints: list[Mapping[str, Any]],
+        fingerprints: Callable[[], list[dict[str, Any]]],
     ) -> None:
         """Take a system, whose parts nobody else may use meanwhile.
 
@@ -75,7 +75,7 @@ class Trainer:
             interruption: Signals.
             meaning: What the run's numbers follow from.
             known: Facts that are kept beside trained parts.
-            fingerprints: Of the data sets.
+            fingerprints: Of the data sets; asked for once, by a new run, for samples are read.
         """
         settings = system.experiment.settings.training
         assert settings is not None  # or there would be no data
@@ -108,8 +108,9 @@ class Trainer:
 
     def train(self) -> Result:
         """Run what is left of all phases."""
-        self._progress.begin("reading the first sample")
-        check_data(self.system, self.settings.phases, self.data, self._progress.say)
+        if not self.position.step:  # a run that goes on has read it before
+            self._progress.begin("reading the first sample")
+            check_data(self.system, self.settings.phases, self.data, self._progress.say)
         for line in check_room(self.caches, self.data):
             self._progress.say(line)
         with self._saving, self.caches, self._trackers.going_on_after(self.position.step):
