@@ -28,8 +28,11 @@ def lexicode(bits: int, distance: int) -> tuple[int, ...]:
 
 BADGES = lexicode(CELLS, 4)
 """16 words; any two differ in at least 4 of 9 cells."""
-CODES = tuple(word for word in lexicode(CODE_BITS, 2) if 0 < word < 2**CODE_BITS - 1)
-"""30 words; any two differ in at least 2 of 6 bits, and a pattern always shows both of its colours."""
+PAINTED = 2
+"""Of the 6 rings, bars or dots. Fewer than half, so that the body's colour is the more frequent one: a red toy with
+blue bars of one code and a blue toy with red bars of the complement would be one picture under different words."""
+CODES = tuple(word for word in lexicode(CODE_BITS, 2) if word.bit_count() == PAINTED)
+"""15 words; any two differ in at least 2 of 6 bits."""
 NO_CODE = 0
 """Of a plain toy."""
 

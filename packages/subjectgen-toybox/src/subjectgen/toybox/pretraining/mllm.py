@@ -36,14 +36,14 @@ MARKS = {
 }
 
 
-def build(family: str, words: int, ids: dict[str, int]) -> nn.Module:
-    """An untrained tiny model of a family."""
+def build(family: str, words: int, ids: dict[str, int], size: str = "large") -> nn.Module:
+    """An untrained tiny model of a family, ``small`` or ``large``."""
     text = {
         "vocab_size": words,
         "pad_token_id": ids["<pad>"],
         "bos_token_id": None,
         "eos_token_id": ids["<|im_end|>"],
-        **architectures.LANGUAGE,
+        **architectures.LANGUAGES[size],
     }
     if family == "internvl3":
         config = InternVLConfig(
@@ -54,10 +54,11 @@ def build(family: str, words: int, ids: dict[str, int]) -> nn.Module:
             tie_word_embeddings=True,
         )
         return InternVLForConditionalGeneration(config)
-    rope = {"rope_type": "default", "mrope_section": [4, 6, 6], "rope_theta": 10000.0}
+    half = text["head_dim"] // 2
+    rope = {"rope_type": "default", "mrope_section": [half // 4, half * 3 // 8, half * 3 // 8], "rope_theta": 10000.0}
     return Qwen2_5_VLForConditionalGeneration(
         Qwen2_5_VLConfig(
-            vision_config=architectures.QWEN_VISION,
+            vision_config={**architectures.QWEN_VISION, "out_hidden_size": text["hidden_size"]},
             text_config={**text, "rope_parameters": rope},
             image_token_id=ids["<|image_pad|>"],
             vision_start_token_id=ids["<|vision_start|>"],
@@ -149,8 +150,7 @@ def answer_loss(
     images = pool.batch(index).to(device)
     mask = (ids != lessons.ids["<pad>"]).long()
     vision = _vision_inputs(family, images, ids, lessons.ids[MARKS[family][1]])
-    with torch.autocast(device, torch.bfloat16):
-        logits = model(input_ids=ids, attention_mask=mask, **vision).logits
+    logits = model(input_ids=ids, attention_mask=mask, **vision).logits
     targets = labels[:, 1:].to(device)
     logits = logits[:, :-1].float()
     learned = targets != -100

@@ -13,6 +13,7 @@ from subjectgen.toybox.detailed.pretraining.run import Plan
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
 
 Out = Annotated[Path, typer.Option(help="Folder that gets the weights, logs and checkpoints.")]
+Start = Annotated[str, typer.Option(help="Folder of first weights; drawn at random without it.")]
 PoolFolder = Annotated[Path, typer.Option(help="Folder of rendered pictures; missing ones are rendered into it.")]
 Pictures = Annotated[int, typer.Option(help="Rendered training pictures.")]
 Steps = Annotated[int, typer.Option(help="All steps; the learning rate falls in the last part of them.")]
@@ -21,7 +22,7 @@ BatchSize = Annotated[int, typer.Option(help="Pictures per step.")]
 Seed = Annotated[int, typer.Option(help="Seed of weights and order.")]
 PoolSeed = Annotated[int, typer.Option(help="Seed of the rendered world.")]
 Device = Annotated[str, typer.Option(help="cpu or cuda.")]
-Compiled = Annotated[bool, typer.Option(help="Render through torch.compile.")]
+Compiled = Annotated[bool, typer.Option(help="Render, and run the base, through torch.compile.")]
 SaveEvery = Annotated[float, typer.Option(help="Seconds between checkpoints.")]
 HeldOut = Annotated[int, typer.Option(help="Held-out toys of the closing evaluation.")]
 
@@ -83,9 +84,10 @@ def judge(
 @app.command()
 def mllm(
     out: Out, pool: PoolFolder, family: Annotated[str, typer.Option(help="internvl3 or qwen2_5_vl.")] = "internvl3",
+    size: Annotated[str, typer.Option(help="small or large.")] = "large",
     pictures: Pictures = 51200, steps: Steps = 6000, minutes: Minutes = 60, batch_size: BatchSize = 32,
     seed: Seed = 2, pool_seed: PoolSeed = 0, device: Device = "cpu", compiled: Compiled = True,
-    save_every: SaveEvery = 60,
+    save_every: SaveEvery = 60, start: Start = "",
 ) -> None:  # fmt: skip
     """Pretrain a tiny multimodal LLM, which sees pictures at 64 pixels."""
     from subjectgen.toybox.detailed.pretraining import mllm as module
@@ -94,19 +96,21 @@ def mllm(
     module.train(
         out,
         family=family,
+        size=size,
         pool=open_pool(pool, pictures, seed=pool_seed, compiled=compiled, device=device),
         plan=Plan(steps=steps, minutes=minutes, seed=seed, save_every=save_every),
         batch_size=batch_size,
         device=device,
+        start=start,
     )
 
 
 @app.command()
 def base(
     out: Out, pool: PoolFolder, pictures: Pictures = 51200, steps: Steps = 20000, minutes: Minutes = 300,
-    batch_size: BatchSize = 64, seed: Seed = 3, pool_seed: PoolSeed = 0, device: Device = "cpu",
+    batch_size: BatchSize = 96, seed: Seed = 3, pool_seed: PoolSeed = 0, device: Device = "cpu",
     compiled: Compiled = True,
-    save_every: SaveEvery = 60,
+    save_every: SaveEvery = 60, start: Start = "",
 ) -> None:  # fmt: skip
     """Pretrain the FLUX-shaped base with its text path; needs the autoencoder in OUT."""
     from subjectgen.toybox.detailed.pretraining import base as module
@@ -118,6 +122,8 @@ def base(
         plan=Plan(steps=steps, minutes=minutes, seed=seed, save_every=save_every),
         batch_size=batch_size,
         device=device,
+        start=start,
+        compiled=compiled,
     )
 
 

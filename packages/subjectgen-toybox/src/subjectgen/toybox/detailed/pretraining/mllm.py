@@ -8,41 +8,69 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from torch import nn
 from torch.nn import functional
+from transformers import AutoModelForImageTextToText
 
+from subjectgen.core import resolve_checkpoint
 from subjectgen.toybox.architectures import IMAGE_SIZE
+from subjectgen.toybox.detailed.pretraining.muon import Muon, block_matrices
 from subjectgen.toybox.detailed.pretraining.pool import Pool
 from subjectgen.toybox.detailed.pretraining.run import Plan, Run
+from subjectgen.toybox.detailed.pretraining.schedule import Schedule
 from subjectgen.toybox.pretraining import mllm
-from subjectgen.toybox.pretraining.optimizers import TimedOptimizer
 from subjectgen.toybox.pretraining.pool import Pool as PlainPool
 from subjectgen.toybox.tokenizer import mllm_tokenizer
 
+MUON_RATE, RATE = 2e-3, 1e-3
 
-def train(out: Path, *, family: str, pool: Pool, plan: Plan, batch_size: int, device: str) -> None:
-    """Train ``internvl3`` or ``qwen2_5_vl`` and save in the hub's layout when all steps are made."""
+
+def train(out: Path, *, family: str, pool: Pool, plan: Plan, batch_size: int, device: str, start: str = "") -> None:
+    """Train ``internvl3`` or ``qwen2_5_vl`` and save in the hub's layout when all steps are made.
+
+    ``start`` is a folder in that layout with first weights; without it they are drawn.
+    """
     torch.manual_seed(plan.seed)  # of the first weights; all later choices follow from the step
     tokenizer = mllm_tokenizer(family)
-    model = mllm.build(family, len(tokenizer), tokenizer.get_vocab()).to(device)
-    optimizer = TimedOptimizer(model, warmup=100)
+    model = mllm.build(family, len(tokenizer), tokenizer.get_vocab(), size)
+    if start:
+        first = AutoModelForImageTextToText.from_pretrained(resolve_checkpoint(start), dtype=torch.float32)
+        model.load_state_dict(first.state_dict())
+    model = model.to(device)
+    matrices, others = block_matrices(model)
+    muon = Muon(matrices, lr=MUON_RATE)
+    adamw = torch.optim.AdamW(others, lr=RATE, betas=(0.9, 0.98), weight_decay=0.0)
     small, lessons = smaller(pool), mllm.Lessons(family, tokenizer.get_vocab(), plan.seed)
-    muon, adamw = optimizer.optimizers
     run = Run(
         out,
-        f"detailed_{family}",
+        f"detailed_{family}_{size}",
         {"model": model, "muon": muon, "adamw": adamw},
         plan=plan,
-        settings={"family": family, "pictures": len(pool), "batch_size": batch_size},
+        settings={
+            "family": family,
+            "size": size,
+            "pictures": len(pool),
+            "batch_size": batch_size,
+            "muon_rate": MUON_RATE,
+            "rate": RATE,
+            "start": start,
+        },
     )
+    schedule = Schedule(steps=plan.steps, falling=0.5)
     for step in run.remaining():
         lessons.draw = run.draw(step)
         index = torch.randint(len(small), (batch_size,), generator=lessons.draw.generator)
         loss, right = mllm.answer_loss(family, model, small, lessons, index, device)
+        model.zero_grad()
         loss.backward()
-        optimizer.step(step, step / plan.steps)
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        schedule.apply(muon, step)
+        schedule.apply(adamw, step)
+        muon.step()
+        adamw.step()
         run.add(batch_size, loss=loss.detach(), words_right=right)
     if run.finished:
-        mllm.save(family, model, tokenizer, out / f"detailed_{family}")
+        mllm.save(family, model, tokenizer, out / f"detailed_{family}_{size}")
         run.write(finished=True, parameters=sum(p.numel() for p in model.parameters()))
 
 

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 """Of the quintic step that drives all singular values towards 1."""
 STEPS = 5
+BLOCKS = ("transformer_blocks.", ".layers.", ".layer.", ".blocks.")
+"""How the model classes name their repeated blocks."""
 LEAST_WIDTH = 16
 """Narrower convolutions, such as those from and to colours, are no hidden layers."""
 
@@ -57,4 +59,14 @@ def hidden_layers(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Paramet
     for parameter in model.parameters():
         hidden = parameter.ndim in (2, 4) and min(parameter.shape[:2]) >= LEAST_WIDTH
         (matrices if hidden else others).append(parameter)
+    return matrices, others
+
+
+def block_matrices(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """Of a transformer: matrices inside its blocks for Muon, and all others."""
+    matrices: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
+    for name, parameter in model.named_parameters():
+        inside = any(block in name for block in BLOCKS) and parameter.ndim == 2
+        (matrices if inside else others).append(parameter)
     return matrices, others

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 from rich.progress import track
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -31,6 +32,8 @@ class Pool:
     toys: Sequence[DetailedToy]
     views: Sequence[View]
     images: UInt8[Tensor, "pictures 3 h w"]
+    packed_masks: UInt8[Tensor, "pictures h w/8"]
+    """Where the toys are, eight pixels a byte, the leftmost one highest."""
 
     def __len__(self) -> int:
         return len(self.toys)
@@ -38,6 +41,10 @@ class Pool:
     def batch(self, index: Tensor) -> Float[Tensor, "b 3 h w"]:
         """Pictures in [0, 1]."""
         return self.images[index].float() / 255
+
+    def masks(self, index: Tensor) -> Bool[Tensor, "b 1 h w"]:
+        """Where the toys are."""
+        return torch.from_numpy(np.unpackbits(self.packed_masks[index].numpy(), axis=-1)).bool()[:, None]
 
 
 def shard_facts(number: int, *, seed: int, pictures: int = SHARD) -> tuple[list[DetailedToy], list[View]]:
@@ -62,9 +69,12 @@ def render_pool(folder: Path, pictures: int, *, seed: int, compiled: bool = True
     missing = [path for path in enumerate(_paths(folder, pictures, seed)) if not path[1].exists()]
     renderer = Renderer(compiled=compiled, device=device)
     for number, path in track(missing, description="rendering"):
-        images, _ = renderer(*shard_facts(number, seed=seed, pictures=size))
+        if path.exists():  # by now: a larger pool may be rendered beside this one
+            continue
+        images, masks = renderer(*shard_facts(number, seed=seed, pictures=size))
+        packed = torch.from_numpy(np.packbits(masks[:, 0].cpu().numpy(), axis=-1))
         beside = path.with_suffix(".partial")
-        save_file({"images": (images * 255).round().byte().cpu()}, beside)
+        save_file({"images": (images * 255).round().byte().cpu(), "masks": packed}, beside)
         beside.replace(path)
 
 
@@ -73,13 +83,14 @@ def open_pool(folder: Path, pictures: int, *, seed: int, compiled: bool = True, 
     render_pool(folder, pictures, seed=seed, compiled=compiled, device=device)
     toys: list[DetailedToy] = []
     views: list[View] = []
-    images: list[Tensor] = []
+    shards: list[dict[str, Tensor]] = []
     for number, path in enumerate(_paths(folder, pictures, seed)):
         more_toys, more_views = shard_facts(number, seed=seed, pictures=min(SHARD, pictures))
         toys += more_toys
         views += more_views
-        images.append(load_file(path)["images"])
-    return Pool(toys=toys[:pictures], views=views[:pictures], images=torch.cat(images)[:pictures])
+        shards.append(load_file(path))
+    images, masks = (torch.cat([shard[name] for shard in shards])[:pictures] for name in ("images", "masks"))
+    return Pool(toys=toys[:pictures], views=views[:pictures], images=images, packed_masks=masks)
 
 
 def _paths(folder: Path, pictures: int, seed: int) -> list[Path]:
