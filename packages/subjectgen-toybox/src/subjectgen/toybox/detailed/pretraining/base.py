@@ -97,7 +97,7 @@ def pool_latents(out: Path, pool: Pool, device: str) -> Float[Tensor, "n 16 h w"
     kept = out / "checkpoints" / f"latents-{len(pool)}-{digest}.safetensors"
     if not kept.exists():
         vae = AutoencoderKL.from_pretrained(out / "detailed_vae").float().to(device).eval()
-        latents = encode_pool(vae, pool, device)
+        latents = encode_pool(vae, pool, device).contiguous()
         beside = kept.with_suffix(".partial")
         beside.parent.mkdir(parents=True, exist_ok=True)
         save_file({"latents": latents}, beside)
