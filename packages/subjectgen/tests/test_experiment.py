@@ -119,6 +119,7 @@ def test_check_compares_trained_weights_with_the_experiment(write, plugins, syst
         ({"one": {**COMPARISON["toys"], "variants": {"../../x": {}}}}, "variants"),
         ({"one": {**COMPARISON["toys"], "metric": []}}, "metric"),
         ({"one": {**COMPARISON["toys"], "titles": {"erly": "early"}}}, r"titles: got 'erly'.*did you mean 'early'"),
+        ({"strips": COMPARISON["toys"]}, "'strips' names the folder of strips"),
         (
             {"one": {**COMPARISON["toys"], "variants": {"known_pictures": {}}}},
             "'known_pictures' names what metrics give",

@@ -52,7 +52,7 @@ def file_of(experiment: str) -> str:
 
 
 def check_files(read: Experiment) -> None:
-    """What the files alone show beyond single values: names of branches, variants, options of trained weights.
+    """What the files alone show beyond single values: names of branches, variants, strips, options of trained weights.
 
     Raises:
         ConfigError: All of it, a line each.

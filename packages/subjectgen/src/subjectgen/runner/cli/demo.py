@@ -1,4 +1,4 @@
-"""``subjectgen demo``: the comparisons that an experiment names, or your own picture under its variants."""
+"""``subjectgen demo``: the comparisons and strips that an experiment names, or your own picture under its variants."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from subjectgen.runner.generation.batches import Step
     from subjectgen.runner.system.experiment import Experiment
 
+STRIPS = "strips"
+"""Folder of all strips."""
 OWN_PROMPTS = ("the toy in the snow", "the toy on the beach", "the toy at night")
 
 
@@ -63,23 +65,27 @@ def demo(
 
 
 def _comparisons(read: Experiment, out: Path, device: str | None) -> bool:
-    """Run them all, one after another; whether any variant failed."""
+    """Run them all with their strips, one after another; whether any variant or value failed."""
     with Loading("loading models"):
         from subjectgen.runner.evaluation.comparison import compare
         from subjectgen.runner.evaluation.progress import Progress
+        from subjectgen.runner.evaluation.strips import run_strip
         from subjectgen.runner.evaluation.systems import Systems
         from subjectgen.runner.evaluation.wording import failure
         from subjectgen.runner.reports.page import write_page
 
     whole, systems = [], Systems(device)
     comparisons = {name: out / name for name in read.settings.shown()}
+    strips = {name: out / STRIPS / name for name in read.settings.shown_strips()}
     with Steps("sampling") as steps:
         progress = Progress(say=steps.say, on_step=_told(steps), during=Loading)
+        for name, folder in strips.items():  # a few pictures, so a number that is no sample's is told of soon
+            whole.append(run_strip(read, name, folder, systems=systems, progress=progress))
         for name, folder in comparisons.items():
             result = compare(read, name, folder, systems=systems, progress=progress)
             whole.append(not any(map(failure, result.variants.values())))
     with Loading("writing the page"):
-        files = write_page(out, list(comparisons.values()), command=_command())
+        files = write_page(out, list(comparisons.values()), strips=list(strips.values()), command=_command())
     for path in files:
         typer.echo(f"wrote {path}")
     return not all(whole)

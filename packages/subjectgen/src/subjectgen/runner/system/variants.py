@@ -1,4 +1,4 @@
-"""An experiment with some values changed: the variants of a comparison."""
+"""An experiment with some values changed: the variants of a comparison, the values of a strip."""
 
 from __future__ import annotations
 
@@ -20,18 +20,30 @@ def variants(experiment: Experiment, name: str) -> dict[str, Experiment]:
     return _changed(experiment, settings.changes, settings.variants, f"comparisons.{name}.variants")
 
 
+def strip(experiment: Experiment, name: str) -> dict[str, Experiment]:
+    """Each value of a strip by what it is called; what its comparison changes in all variants is changed too.
+
+    Raises:
+        ConfigError: Mistakes in values, all of them; each names file, line and key.
+    """
+    settings = experiment.settings.shown_strips()[name]
+    comparison = experiment.settings.shown()[settings.comparison]
+    return _changed(experiment, comparison.changes, settings.values, f"strips.{name}.values")
+
+
 def check_changes(experiment: Experiment) -> None:
-    """Whether every variant of every comparison is an experiment.
+    """Whether every variant of every comparison, and every value of every strip, is an experiment.
 
     Raises:
         ConfigError: All mistakes, a line each.
     """
     problems: list[str] = []
-    for name in experiment.settings.shown():
-        try:
-            variants(experiment, name)
-        except ConfigError as error:
-            problems += str(error).splitlines()
+    for build, names in ((variants, experiment.settings.shown()), (strip, experiment.settings.shown_strips())):
+        for name in names:
+            try:
+                build(experiment, name)
+            except ConfigError as error:
+                problems += str(error).splitlines()
     if problems:
         raise ConfigError("\n".join(problems))
 
@@ -39,7 +51,8 @@ def check_changes(experiment: Experiment) -> None:
 def _changed(
     experiment: Experiment, common: Mapping[str, Any], changes: Mapping[str, Mapping[str, Any]], where: str
 ) -> dict[str, Experiment]:
-    alone = {"comparisons": dict.fromkeys(experiment.settings.comparisons)}
+    settings = experiment.settings
+    alone = {"comparisons": dict.fromkeys(settings.comparisons), "strips": dict.fromkeys(settings.strips)}
     found, problems = {}, []
     for name, change in changes.items():
         try:
