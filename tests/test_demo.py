@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
-from PIL import Image
+from PIL import Image, ImageChops
 
 from subjectgen.runner.cli.main import main
 
@@ -73,6 +73,20 @@ def test_the_sheet_and_the_page(out: Path) -> None:
     assert all(name in page for name in (*VARIANTS, *MEASURED))
     assert not re.findall(r"""(?:src|href)=["'](?!data:|#)""", page), "all that the page shows is inside it"
     assert page.count("data:image/") > 3 * 12
+    assert all(f"<b>{title}</b>" in page for title in ("MLLM only", "VAE only", "three stages"))
+
+
+def test_a_strip_over_tau_ends_where_one_branch_speaks_alone(out: Path) -> None:
+    """Its last value is the MLLM alone: what the variant gives."""
+    folder = out / "strips" / "tau"
+    values = json.loads((folder / "strip.json").read_text())["values"]
+    assert (values[0]["value"], values[-1]["value"]) == ("1.1", "0.0")
+    (name,) = values[-1]["images"]
+    picture, (variant,) = folder / name, (out / "toys" / "mllm_only" / "images").glob("*-seed0.png")
+    with Image.open(picture) as one, Image.open(variant) as two:
+        assert max(end for _, end in ImageChops.difference(one, two).getextrema()) <= 1, "another batch, one rounding"
+    page = (out / "index.html").read_text()
+    assert [page.index(value["label"]) for value in values] == sorted(page.index(value["label"]) for value in values)
 
 
 def test_each_branch_matters_and_a_silent_one_does_not(scores: dict) -> None:
