@@ -1,17 +1,17 @@
 """Comparisons: images as they come, rows per image, a variant that fails costs no other one anything."""
 
 import json
-from pathlib import Path
 
 import pytest
 import torch
 
-from subjectgen.core import InputError, Quantity
-from subjectgen.runner.evaluation.comparison import COMPARISON, Progress, compare
+from subjectgen.core import InputError
+from subjectgen.runner.evaluation.comparison import COMPARISON, compare
 from subjectgen.runner.evaluation.image_store import ImageStore
+from subjectgen.runner.evaluation.progress import Progress
 from subjectgen.runner.evaluation.rows import FILE, ScoreRow, append, read
 from subjectgen.runner.evaluation.sensitivity import sensitivity
-from subjectgen.runner.evaluation.statistics import reduced
+from subjectgen.runner.evaluation.systems import Systems
 from subjectgen.runner.evaluation.wording import line
 from subjectgen.runner.system.experiment import Experiment
 from subjectgen.runner.system.trained import save_trained
@@ -31,7 +31,7 @@ def run(write, plugins, tmp_path):
         said: list[str] = []
         steps: list[str] = []
         progress = Progress(say=said.append, on_step=lambda variant, left, step: steps.append(variant))
-        found = compare(read_, "toys", tmp_path / "toys", device="cpu", progress=progress)
+        found = compare(read_, "toys", tmp_path / "toys", systems=Systems("cpu"), progress=progress)
         return found, said, steps
 
     return run
@@ -44,10 +44,12 @@ def test_images_rows_and_scores_lie_in_the_folder(run, tmp_path) -> None:
         assert len(rows) == 4
         assert all((tmp_path / "toys" / variant / row.image).is_file() for row in rows)
         assert all((tmp_path / "toys" / name).is_file() for row in rows for name in row.references)
-        score = found.variants[variant]["scores"]["scene_accuracy"]
-        assert score["n"] == 4
-        assert score["value"] == pytest.approx(sum(row.scores["scene_accuracy"] for row in rows) / 4)
-    assert json.loads((tmp_path / "toys" / COMPARISON).read_text())["calibration"]["scene_accuracy"] > 0.5
+        score = found.variants[variant]["scene_accuracy"]
+        assert (score["n"], score["subjects"]) == (4, 4)
+        assert score["mean"] == pytest.approx(sum(row.scores["scene_accuracy"] for row in rows) / 4)
+    written = json.loads((tmp_path / "toys" / COMPARISON).read_text())
+    assert written["known_pictures"]["scene_accuracy"]["mean"] > 0.5
+    assert written["variants"] == found.variants
     assert [text.partition(" ")[0] for text in said] == ["early:", "plain:"]
 
 
@@ -55,7 +57,7 @@ def test_a_variant_that_fails_costs_no_other_one(run, tmp_path) -> None:
     """Everything was lost after minutes (fault O3)."""
     found, said, _ = run({"first": {}, "lost": {"trained": "./nowhere"}, "last": {"schedule": {"tau1": 0.9}}})
     assert "nowhere" in found.variants["lost"]["failed"]
-    assert {"first", "last"} == {name for name, one in found.variants.items() if "scores" in one}
+    assert {"first", "last"} == {name for name, one in found.variants.items() if "scene_accuracy" in one}
     assert any(text.startswith("lost: failed: ") for text in said)
 
 
@@ -68,7 +70,7 @@ def test_it_goes_on_where_it_was(run, tmp_path) -> None:
     found, _, steps = run({"plain": {}})
     assert len(steps) == 2  # one batch
     assert images[0].stat().st_mtime_ns == kept
-    assert found.variants["plain"]["scores"]["scene_accuracy"]["n"] == 4
+    assert found.variants["plain"]["scene_accuracy"]["n"] == 4
     _, _, steps = run({"plain": {}})
     assert steps == []
 
@@ -108,8 +110,9 @@ def test_sensitivity_heeds_the_batch_size_and_does_not_depend_on_it(system, toys
     found = sensitivity(built, toys, [0, 1, 2, 3], batch_size=size)
     assert max(rows) <= size
     expected = sensitivity(built, toys, [0, 1, 2, 3], batch_size=4)
-    assert found == {name: pytest.approx(value, abs=1e-4) for name, value in expected.items()}
-    assert min(found.values()) > 0
+    assert list(found) == ["sensitivity_mllm", "sensitivity_vae", "seed_change"]
+    assert found == {name: pytest.approx(values, abs=1e-4) for name, values in expected.items()}
+    assert all(len(values) == 4 and min(values) > 0 for values in found.values())
 
 
 def test_a_row_that_a_kill_cut_off_is_measured_again(tmp_path) -> None:
@@ -135,53 +138,29 @@ def test_a_damaged_image_is_named(tmp_path) -> None:
         store.read("toy", 3)
 
 
-def test_numbers_say_on_how_many_images_they_stand() -> None:
-    quantity = Quantity(unit="share", low=0, high=1)
-    found = reduced([1.0, 0.0, 1.0, None], quantity)
-    assert (found.value, found.n, found.missing) == (pytest.approx(2 / 3), 3, 1)
-    assert found.low is not None
-    assert found.high is not None
-    assert found.low < 2 / 3 < found.high
-    nothing = reduced([None, None], quantity)
-    assert (nothing.value, nothing.n, nothing.missing, nothing.low) == (None, 0, 2, None)
-    one = reduced([0.5], quantity)
-    assert (one.value, one.low) == (0.5, None)
-    median = reduced([0.0, 0.0, 9.0], Quantity(reduce="median"))
-    assert median.value == 0.0
-
-
-def test_an_interval_covers_the_truth_about_as_often_as_it_says() -> None:
-    generator = torch.Generator().manual_seed(0)
-    inside = 0
-    for _ in range(60):
-        values = torch.randn(60, generator=generator).tolist()
-        found = reduced(values, Quantity())
-        assert found.low is not None
-        assert found.high is not None
-        inside += found.low < 0 < found.high
-    assert inside >= 50
+def test_what_branches_change_are_scores_like_others(run, tmp_path) -> None:
+    """Two scenes of each toy: four images, two subjects."""
+    dataset = {"name": "held_out_toys", "toys": 2, "scenes": 2}
+    changes = {"dataset": dataset, "metrics": [{**METRIC, "toys": 2}], "sensitivity": True}
+    found, said, steps = run({"plain": {}, "early_only": {"schedule": {"tau1": 0.0, "tau2": 0.0}}}, **changes)
+    scores = found.variants["early_only"]
+    assert list(scores)[-3:] == ["sensitivity_mllm", "sensitivity_vae", "seed_change"]
+    assert scores["sensitivity_vae"]["mean"] == 0, "a branch that is silent changes nothing"
+    assert scores["sensitivity_mllm"]["mean"] > 0
+    assert (scores["seed_change"]["n"], scores["seed_change"]["subjects"]) == (4, 2)
+    assert scores["seed_change"]["low"] < scores["seed_change"]["mean"] < scores["seed_change"]["high"]
+    assert steps
+    again, _, steps = run({"plain": {}, "early_only": {"schedule": {"tau1": 0.0, "tau2": 0.0}}}, **changes)
+    assert again.variants == found.variants
+    assert not steps
+    assert any("sensitivity mllm 0." in text for text in said)
 
 
 def test_a_headline_that_is_not_there_loses_nothing() -> None:
-    score = {"value": 0.5, "low": 0.25, "high": 0.75, "n": 4, "missing": 0, "unit": "share", "better": "higher"}
-    distance = {**score, "value": 12.0, "low": None, "unit": "degrees"}
-    found = {"scores": {"scene_accuracy": score, "azimuth_difference": distance}}
-    said = line("plain", found, {"scene_accuracy": 0.99}, ["scene_acuracy", "scene_accuracy", "azimuth_difference"])
+    score = {"mean": 0.5, "low": 0.25, "high": 0.75, "n": 4, "missing": 0, "unit": "share", "better": "higher"}
+    distance = {"median": 12.0, "low": None, "high": None, "n": 4, "missing": 0, "unit": "degrees", "better": "none"}
+    found, known = {"scene_accuracy": score, "azimuth_difference": distance}, {"scene_accuracy": {"mean": 0.99}}
+    said = line("plain", found, known, ["scene_acuracy", "scene_accuracy", "azimuth_difference"])
     assert "no score 'scene_acuracy'; did you mean 'scene_accuracy'?" in said
     assert "scene_accuracy 50.0% [25.0%, 75.0%] (on known pictures 99.0%)" in said
     assert "azimuth_difference 12.0 degrees" in said  # it was printed as percent
-
-
-def test_the_page_stands_alone(run, tmp_path: Path) -> None:
-    from subjectgen.runner.reports.page import write_page
-
-    run({"plain": {}, "lost": {"trained": "./nowhere"}})
-    out = tmp_path / "report"
-    files = write_page(out, [tmp_path / "toys"], command="subjectgen demo tiny")
-    assert {path.name for path in files} == {"sheet.png", "index.html", "scores.json"}
-    page = (out / "index.html").read_text()
-    assert "subjectgen demo tiny" in page
-    assert "lost failed" in page
-    assert "n = 4" in page
-    assert page.count("data:image/") >= 1 + 4 + 4  # the sheet, references and every image
-    assert not [part for part in page.split('src="')[1:] if not part.startswith("data:")]

@@ -79,7 +79,7 @@ def test_an_inherited_comparison_can_be_removed(write, plugins, tmp_path) -> Non
 
 def test_variants_differ_in_what_they_say(write, plugins) -> None:
     read = Experiment.read(write({"comparisons": COMPARISON}), plugins=plugins)
-    found = dict(variants(read, "toys"))
+    found = variants(read, "toys")
     assert found["plain"].settings.schedule["tau1"] == 0.7
     assert found["early"].settings.schedule["tau1"] == 0.9
 
@@ -118,6 +118,12 @@ def test_check_compares_trained_weights_with_the_experiment(write, plugins, syst
         ({"../one": COMPARISON["toys"]}, "comparisons"),
         ({"one": {**COMPARISON["toys"], "variants": {"../../x": {}}}}, "variants"),
         ({"one": {**COMPARISON["toys"], "metric": []}}, "metric"),
+        ({"one": {**COMPARISON["toys"], "titles": {"erly": "early"}}}, r"titles: got 'erly'.*did you mean 'early'"),
+        ({"strips": COMPARISON["toys"]}, "'strips' names the folder of strips"),
+        (
+            {"one": {**COMPARISON["toys"], "variants": {"known_pictures": {}}}},
+            "'known_pictures' names what metrics give",
+        ),
     ],
 )
 def test_mistakes_in_comparisons(write, plugins, comparisons, message) -> None:

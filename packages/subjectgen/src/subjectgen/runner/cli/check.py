@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -53,18 +52,18 @@ def file_of(experiment: str) -> str:
 
 
 def check_files(read: Experiment) -> None:
-    """What the files alone show beyond single values: names of branches, variants, options of trained weights.
+    """What the files alone show beyond single values: names of branches, variants, strips, options of trained weights.
 
     Raises:
         ConfigError: All of it, a line each.
     """
-    from subjectgen.runner.system.variants import variants
+    from subjectgen.runner.system.variants import check_changes
 
     problems: list[str] = []
     steps: list[Callable[[], object]] = [
         lambda: read.parts.schedule.build(branches=tuple(read.settings.branches)),
         lambda: _check_trained(read),
-        *(partial(lambda name: dict(variants(read, name)), name) for name in read.settings.shown()),
+        lambda: check_changes(read),
     ]
     for step in steps:
         try:

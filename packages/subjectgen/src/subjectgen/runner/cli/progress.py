@@ -16,10 +16,11 @@ EVERY = 15.0
 
 
 class Loading:
-    """Says what goes on while nothing else can be said: after a second, then with the time that has gone."""
+    """Says what goes on while nothing else can be said: after a moment, then with the time that has gone."""
 
-    def __init__(self, what: str) -> None:
-        self._what, self._stop = what, threading.Event()
+    def __init__(self, what: str, *, after: float = 1.0) -> None:
+        """``after``: seconds in which it may be over without a word."""
+        self._what, self._after, self._stop = what, after, threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     def __enter__(self) -> Loading:
@@ -32,7 +33,7 @@ class Loading:
 
     def _run(self) -> None:
         started = time.monotonic()
-        if self._stop.wait(1.0):
+        if self._stop.wait(self._after):
             return
         print(f"{self._what} ...", file=sys.stderr, flush=True)
         while not self._stop.wait(EVERY):
@@ -78,6 +79,14 @@ class Steps:
         if self._plain and batches:
             print(f"{self._label}: {batches} {'batch' if batches == 1 else 'batches'}", file=sys.stderr, flush=True)
             self._said = time.monotonic()
+
+    def say(self, line: str) -> None:
+        """A line on standard output, above the bar if there is one."""
+        if not self._plain:  # it would be written at the end of the bar's line, for that is another stream
+            self._bar.stop()
+        print(line, flush=True)
+        if not self._plain:
+            self._bar.start()
 
     def __call__(self, step: Step) -> None:
         """One step of one batch was made."""

@@ -54,10 +54,17 @@ class Cases(Sequence[Sample]):
         return (numbers[start : start + size] for start in range(0, len(numbers), size))
 
     def generate(
-        self, system: System, store: ImageStore, batch_size: int, on_step: Callable[[int, Step], None]
+        self,
+        system: System,
+        store: ImageStore,
+        batch_size: int,
+        on_step: Callable[[int, Step], None],
+        *,
+        numbers: Sequence[int] | None = None,
     ) -> None:
-        """Make the images that the store lacks; each is written as it comes."""
-        missing = [number for number, key in enumerate(self.keys) if (key, number) not in store]
+        """Make the images that the store lacks, of all samples or of some; each is written as it comes."""
+        asked = range(len(self)) if numbers is None else numbers
+        missing = [number for number in asked if (self.keys[number], number) not in store]
         pipeline, left = SubjectPipeline(system), -(-len(missing) // batch_size)
         for chunk in self.chunks(missing, batch_size):
             cases = tuple(Case(sample=self[number], seed=number) for number in chunk)
@@ -65,9 +72,9 @@ class Cases(Sequence[Sample]):
             for image in pipeline.stream(request, on_step=lambda step: on_step(left, step)):
                 store.write(self.keys[chunk[image.case]], chunk[image.case], image.tensor)
 
-    def write_references(self, folder: Path) -> None:
-        """Keep every reference picture once, for reports."""
-        for number in range(len(self)):
+    def write_references(self, folder: Path, *, numbers: Sequence[int] | None = None) -> None:
+        """Keep every reference picture, of all samples or of some, once, for reports."""
+        for number in range(len(self)) if numbers is None else numbers:
             for reference in self[number].references:
                 path = folder / reference_file(reference)
                 if not path.is_file():

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,13 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from subjectgen.core import InputError
+from subjectgen.core import Changes, InputError
 from subjectgen.core.files import atomic_write
 from subjectgen.core.images import to_pil
 from subjectgen.core.json_files import read_json, write_json
+from subjectgen.core.roles import values
+from subjectgen.runner.system.identity import identity
+from subjectgen.runner.system.system import System
 
 SETTINGS = "settings.json"
 
@@ -66,10 +69,16 @@ class ImageStore:
         path = self.path(key, seed)
         try:
             with Image.open(path) as picture:
-                values = np.array(picture.convert("RGB"))
+                pixels = np.array(picture.convert("RGB"))
         except Exception as error:  # decoders raise many kinds
             raise InputError(f"{path}: cannot be decoded ({error}); delete it, and it is made again") from error
-        return torch.from_numpy(values).permute(2, 0, 1).float().div(255).contiguous()
+        return torch.from_numpy(pixels).permute(2, 0, 1).float().div(255).contiguous()
+
+
+def depends(system: System, dataset: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:
+    """What images of a data set's samples depend on, beside their seeds: equal settings, equal images."""
+    image = values(system.experiment.settings.image, Changes.RESULTS)
+    return {**identity(system), "image": image, "dataset": dict(dataset), "keys": digest(keys)}
 
 
 def digest(value: Any) -> str:

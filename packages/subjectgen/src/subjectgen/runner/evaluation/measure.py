@@ -11,7 +11,7 @@ from subjectgen.core import Calibrated, InputError, Metric, Part, Quantity, SetM
 from subjectgen.runner.evaluation.cases import Cases, reference_file
 from subjectgen.runner.evaluation.image_store import ImageStore, digest
 from subjectgen.runner.evaluation.rows import ScoreRow, append, checked, read
-from subjectgen.runner.evaluation.statistics import reduce_rows
+from subjectgen.runner.evaluation.statistics import Reduced, reduce_rows
 from subjectgen.runner.system.devices import chosen_device
 
 BATCH = 64
@@ -40,13 +40,16 @@ class Metrics:
             if isinstance(metric, nn.Module):
                 metric.to(chosen_device(device)).eval()
 
-    def calibration(self) -> dict[str, float]:
+    def known_pictures(self) -> dict[str, dict[str, Any]]:
         """What the metrics give to pictures whose truth is known, by score."""
         found: dict[str, float] = {}
         for metric in self._built:
             if isinstance(metric, Calibrated):
                 found |= {name: float(value) for name, value in metric.calibrate().items()}
-        return found
+        return {
+            name: {self.scores[name].reduce: value, "unit": self.scores[name].unit, "better": self.scores[name].better}
+            for name, value in found.items()
+        }
 
     def measure(self, cases: Cases, store: ImageStore) -> list[ScoreRow]:
         """Rows of all images in the order of the cases; those that the store's folder has are not measured again."""
@@ -65,9 +68,8 @@ class Metrics:
         if sets:
             images = [store.read(key, number) for number, key in enumerate(cases.keys)]
             for metric in sets:
-                found |= _of_set(
-                    metric, metric.measure_set(list(cases), images, [row.scores for row in rows]), len(rows)
-                )
+                values = metric.measure_set(list(cases), images, [row.scores for row in rows])
+                found |= _of_set(metric, values, rows)
         return found
 
     def _rows(self, cases: Cases, store: ImageStore, numbers: Sequence[int]) -> Iterator[ScoreRow]:
@@ -96,16 +98,17 @@ class Metrics:
             )
 
 
-def _of_set(metric: Any, values: Mapping[str, float], count: int) -> dict[str, dict[str, Any]]:
+def _of_set(metric: Any, values: Mapping[str, float], rows: Sequence[ScoreRow]) -> dict[str, dict[str, Any]]:
+    subjects = len({row.subject for row in rows})
     return {
-        name: {
-            "value": float(value),
-            "low": None,
-            "high": None,
-            "n": count,
-            "missing": 0,
-            "unit": metric.scores[name].unit,
-            "better": metric.scores[name].better,
-        }
+        name: Reduced(
+            value=float(value),
+            low=None,
+            high=None,
+            n=len(rows),
+            subjects=subjects,
+            missing=0,
+            quantity=metric.scores[name],
+        ).written()
         for name, value in values.items()
     }

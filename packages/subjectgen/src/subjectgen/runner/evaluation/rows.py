@@ -33,6 +33,19 @@ class ScoreRow:
     facts: Mapping[str, Any] = field(default_factory=dict)
     """Of its sample."""
 
+    @property
+    def subject(self) -> str:
+        """Whom the image shows, by the facts of its sample; without such facts, the sample's own key."""
+        return subject_of(self.key, self.facts)
+
+
+def subject_of(key: str, facts: Mapping[str, Any]) -> str:
+    """Whom a sample shows: its fact ``subject``, or all its ``subjects``; without either, nobody else: its key."""
+    several = facts.get("subjects")
+    if facts.get("subject") is not None:
+        return str(facts["subject"])
+    return " + ".join(sorted(map(str, several))) if isinstance(several, list) and several else key
+
 
 def append(folder: Path, rows: Sequence[ScoreRow]) -> None:
     """Add rows to the folder's file, in one write."""

@@ -1,15 +1,16 @@
-"""What each branch changes alone: whether a branch is heard at all."""
+"""What each branch changes alone: whether a branch is heard at all. As scores, with a number for each image."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from subjectgen.core import Reference, Sample
+from subjectgen.core import Quantity, Reference, Sample
+from subjectgen.runner.evaluation.wording import SENSITIVITY
 from subjectgen.runner.generation.batches import denoise, row_key, together
 from subjectgen.runner.generation.denoising import prepare
 from subjectgen.runner.generation.passes import grouped
@@ -18,6 +19,15 @@ from subjectgen.runner.generation.samplers import noise
 from subjectgen.runner.system.system import System
 
 SEED_STEP = 10_000
+SEED_CHANGE = "seed_change"
+
+
+def quantities(branches: Iterable[str]) -> dict[str, Quantity]:
+    """The scores that :func:`sensitivity` gives, by name."""
+    changed = "change of the image when the {} branch alone sees another sample's references"
+    meanings = {f"{SENSITIVITY}{name}": changed.format(name) for name in branches}
+    meanings[SEED_CHANGE] = "change of the image from another starting noise, for scale"
+    return {name: Quantity(unit="RMS", low=0, high=1, better="none", meaning=why) for name, why in meanings.items()}
 
 
 def sensitivity(
@@ -27,8 +37,8 @@ def sensitivity(
     *,
     batch_size: int,
     on_probe: Callable[[str], None] | None = None,
-) -> dict[str, float]:
-    """Root-mean-square change of the image when one branch alone sees another sample's references; by branch.
+) -> dict[str, list[float]]:
+    """Root-mean-square change of each image when one branch alone sees another sample's references, by score.
 
     0 means that the branch is ignored. ``seed_change`` is what another starting noise changes, for scale.
     """
@@ -44,9 +54,9 @@ def sensitivity(
         return _images(system, samples, seeds, instead, batch_size)
 
     plain = images("as it is", seeds, {})
-    changes = {name: images(name, seeds, {name: swapped}) for name in system.branches}
-    changes["seed_change"] = images("another seed", [seed + SEED_STEP for seed in seeds], {})
-    return {name: float((changed - plain).square().mean().sqrt()) for name, changed in changes.items()}
+    changes = {f"{SENSITIVITY}{name}": images(name, seeds, {name: swapped}) for name in system.branches}
+    changes[SEED_CHANGE] = images("another seed", [seed + SEED_STEP for seed in seeds], {})
+    return {name: (changed - plain).square().mean(dim=(1, 2, 3)).sqrt().tolist() for name, changed in changes.items()}
 
 
 def _exchanged(one: Sample, other: Sample) -> tuple[Reference, ...]:

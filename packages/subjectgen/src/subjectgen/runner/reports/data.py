@@ -9,7 +9,8 @@ from typing import Any
 from PIL import Image
 
 from subjectgen.core.json_files import write_json
-from subjectgen.runner.reports.page import ENVIRONMENT, embedded_picture, today, write_text
+from subjectgen.runner.reports.embedding import embedded_picture
+from subjectgen.runner.reports.environment import ENVIRONMENT, today, write_text
 
 Picture = tuple[str, Image.Image]
 """What it is, and the picture."""
@@ -41,5 +42,5 @@ def _row(key: str, prompt: str, pictures: Sequence[Picture]) -> dict[str, Any]:
     return {
         "key": key,
         "prompt": prompt,
-        "pictures": [{"what": what, "data": embedded_picture(picture, "WEBP")} for what, picture in pictures],
+        "pictures": [{"what": what, "data": embedded_picture(picture)} for what, picture in pictures],
     }

@@ -2,39 +2,37 @@
 
 from __future__ import annotations
 
-import base64
-import datetime
-import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, select_autoescape
-from PIL import Image
-
 from subjectgen.core.files import atomic_write
 from subjectgen.core.json_files import write_json
-from subjectgen.runner.reports.results import Result, read_result
-from subjectgen.runner.reports.sheet import contact_sheet
-from subjectgen.runner.reports.wording import better, interval, shown
+from subjectgen.runner.reports.embedding import embedded, enlarged
+from subjectgen.runner.reports.environment import ENVIRONMENT, today, write_text
+from subjectgen.runner.reports.results import Result, Strip, read_result, read_strip
+from subjectgen.runner.reports.sheet import GROUPS, contact_sheet
+from subjectgen.runner.reports.tables import all_scores, first_scores, most
 
-ENVIRONMENT = Environment(
-    loader=PackageLoader("subjectgen.runner.reports"), autoescape=select_autoescape(), trim_blocks=True
-)
-NOTE = (
-    "Each number is over the images that could be measured, with its 95 % bootstrap interval over images. Sensitivity "
-    "is the change of the image when one branch alone sees another subject's reference."
-)
+KNOWN_PICTURES = "known_pictures"
+REFERENCE, PICTURE = 288, 256
+"""Pixels of the longer side of a reference that is shown large, and of other pictures at most."""
 
 
-def write_page(out: Path, folders: Sequence[Path], *, command: str) -> list[Path]:
-    """Write sheets, ``scores.json`` and ``index.html`` of comparisons; returns the files."""
-    results = [read_result(folder) for folder in folders]
-    sheets = {result.name: _write_sheet(out, result, len(results)) for result in results if result.rows}
-    scores = {name: found for result in results for name, found in result.variants.items()}
-    calibration = {key: value for result in results for key, value in result.facts["calibration"].items()}
-    write_json(out / "scores.json", {"variants": scores, "calibration": calibration})
+def write_page(out: Path, folders: Sequence[Path], *, strips: Sequence[Path] = (), command: str) -> list[Path]:
+    """Write sheets, ``scores.json`` and ``index.html``; returns the files.
+
+    Args:
+        out: Folder, which need not exist.
+        folders: Of comparisons.
+        strips: Folders of strips; each stands with its comparison.
+        command: How the page was made.
+    """
+    beside = [read_strip(folder) for folder in strips]
+    results = [read_result(folder, beside) for folder in folders]
+    sheets = [_write_sheet(out, result, len(results)) for result in results if result.rows]
+    write_json(out / "scores.json", _scores(results))
     first = results[0].facts
     text = ENVIRONMENT.get_template("comparisons.html").render(
         title=first["experiment"],
@@ -42,37 +40,17 @@ def write_page(out: Path, folders: Sequence[Path], *, command: str) -> list[Path
         command=command,
         date=today(),
         versions=", ".join(f"{name} {number}" for name, number in first["plugins"].items()),
-        results=[_described(result, sheets.get(result.name)) for result in results],
+        results=[_described(result) for result in results],
     )
     write_text(out / "index.html", text)
-    return [*sheets.values(), out / "index.html", out / "scores.json"]
+    return [*sheets, out / "index.html", out / "scores.json"]
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a page; never half of it."""
-    with atomic_write(path) as unfinished:
-        unfinished.write_text(text, encoding="utf-8")
-
-
-def today() -> str:
-    """Date and time, with the zone."""
-    return datetime.datetime.now().astimezone().isoformat(sep=" ", timespec="minutes")
-
-
-def embedded(path: Path, *, limit: int | None = None) -> str:
-    """A picture as part of a page; with ``limit``, its longer side has at most so many pixels."""
-    with Image.open(path) as opened:
-        picture = opened.convert("RGB")
-    if limit:
-        picture.thumbnail((limit, limit), Image.Resampling.LANCZOS)
-    return embedded_picture(picture, "PNG" if limit is None else "WEBP")
-
-
-def embedded_picture(picture: Image.Image, kind: str) -> str:
-    """A picture in memory as part of a page, as PNG or WEBP."""
-    content = io.BytesIO()
-    picture.save(content, format=kind, quality=90)
-    return f"data:image/{kind.lower()};base64,{base64.b64encode(content.getvalue()).decode()}"
+def _scores(results: Sequence[Result]) -> dict[str, Any]:
+    """Scores of all variants in their order, and what metrics give to known pictures."""
+    found: dict[str, Any] = {name: one for result in results for name, one in result.variants.items()}
+    found[KNOWN_PICTURES] = {name: one for result in results for name, one in result.facts[KNOWN_PICTURES].items()}
+    return found
 
 
 def _write_sheet(out: Path, result: Result, count: int) -> Path:
@@ -82,53 +60,55 @@ def _write_sheet(out: Path, result: Result, count: int) -> Path:
     return path
 
 
-def _described(result: Result, sheet: Path | None) -> dict[str, Any]:
-    good = {name: found for name, found in result.variants.items() if "failed" not in found}
-    calibration = result.facts["calibration"]
+def _described(result: Result) -> dict[str, Any]:
+    subjects = list(_subjects(result))
     return {
         "name": result.name,
-        "sheet": sheet and embedded(sheet),
-        "variants": list(good),
-        "calibrated": bool(calibration),
-        "table": [*_scores(good, calibration), *_sensitivities(good)],
-        "note": NOTE,
-        "failed": {name: found["failed"] for name, found in result.variants.items() if "failed" in found},
-        "count": len(next(iter(result.rows.values()), [])),
-        "groups": [list(_pictures(result, group)) for group in result.by_reference()],
+        "variants": {name: result.title(name) for name in result.scores},
+        "failed": result.failed,
+        "subjects": subjects[:GROUPS],
+        "others": subjects[GROUPS:],
+        "seen": result.seen,
+        "strips": [_strip(strip) for strip in result.strips],
+        "first": first_scores(result),
+        "all": all_scores(result),
+        "known": bool(result.facts[KNOWN_PICTURES]),
+        "most": most(result),
         "schedule": json.dumps(result.facts["schedule"], indent=2),
     }
 
 
-def _scores(good: Mapping[str, Any], calibration: Mapping[str, float]) -> Iterator[dict[str, Any]]:
-    names = dict.fromkeys(name for found in good.values() for name in found["scores"])
-    for name in names:
-        scores = [found["scores"].get(name) for found in good.values()]
-        known = next(score for score in scores if score)
-        cells = [{"value": shown(score), "interval": interval(score)} for score in scores]
-        calibrated = shown({**known, "value": calibration[name]}) if name in calibration else ""
-        yield {"name": name, "better": better(known), "cells": cells, "calibration": calibrated}
+def _subjects(result: Result) -> Iterator[dict[str, Any]]:
+    """Pictures of each subject; those of the first ones are exact, and their references large."""
+    for place, group in enumerate(result.groups() if result.rows else ()):
+        paths = result.references(group[0])
+        large = place < GROUPS
+        yield {
+            "references": [enlarged(one, side=REFERENCE) if large else embedded(one, limit=PICTURE) for one in paths],
+            "titles": [result.title(name) for name in result.rows],
+            "shots": [
+                {
+                    "prompt": result.prompt(index),
+                    "pictures": [
+                        embedded(result.picture(name, index), limit=PICTURE, exact=large) for name in result.rows
+                    ],
+                }
+                for index in group
+            ],
+        }
 
 
-def _sensitivities(good: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    found = {name: _flat(one) for name, one in good.items()}
-    for key in dict.fromkeys(key for one in found.values() for key in one):
-        values = [one.get(key) for one in found.values()]
-        cells = [{"value": "" if value is None else f"{value:.3f}"} for value in values]
-        yield {"name": key, "better": "", "cells": cells, "calibration": ""}
-
-
-def _flat(found: Mapping[str, Any]) -> dict[str, float]:
-    if "sensitivity" not in found:
-        return {}
-    changes = {f"sensitivity to {name}": value for name, value in found["sensitivity"].items()}
-    return {"change by another seed": found["seed_change"], **changes}
-
-
-def _pictures(result: Result, group: Sequence[int]) -> Iterator[dict[str, str]]:
-    for number, path in enumerate(result.references(group[0])):
-        yield {"data": embedded(path, limit=128), "caption": f"reference {number + 1}"}
-    prompts = result.prompts()
-    for index in group:
-        for variant in result.rows:
-            picture = embedded(result.picture(variant, index), limit=128)
-            yield {"data": picture, "caption": f"{prompts[index]} ({variant})"}
+def _strip(strip: Strip) -> dict[str, Any]:
+    return {
+        "failed": strip.failed,
+        "samples": [
+            {
+                "prompt": prompt,
+                "references": [enlarged(path, side=REFERENCE) for path in strip.references(number)],
+                "pictures": [
+                    (label, embedded(path, limit=PICTURE, exact=True)) for label, path in strip.pictures(number)
+                ],
+            }
+            for number, prompt in enumerate(strip.prompts)
+        ],
+    }

@@ -8,13 +8,22 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import Field, model_validator
 
-from subjectgen.core import ChangesNothing, ChangesResults, ChangesWeights, Config
-from subjectgen.core.config import merge
+from subjectgen.core import ChangesNothing, ChangesResults, ChangesWeights, Config, nearest
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")]
 """A name that may become part of a file's: letters, digits, _ and -."""
+Value = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,59}$")]
+"""As a name, and it may be a number, such as ``0.85``."""
 PartSettings: TypeAlias = dict[str, Any]
 """``{name: ..., **options}``; the options are the named component's."""
+
+
+RESERVED = {
+    "known_pictures": "what metrics give to pictures whose truth is known, in scores.json",
+    "strips": "the folder of strips",
+    "own": "the folder of `demo --reference`",
+}
+"""Names that no comparison and no variant can have, and what they name."""
 
 
 class BranchSettings(Config):
@@ -203,16 +212,46 @@ class ComparisonSettings(Config):
     """Changed in all variants, such as ``image: {width: 176}``."""
     variants: ChangesResults[dict[Name, dict[str, Any]]] = Field(default_factory=_plain, min_length=1)
     """By name: what differs from the experiment, as a tree of its keys; ``trained: RUN`` compares trained folders."""
+    titles: ChangesNothing[dict[Name, str]] = Field(default_factory=dict)
+    """What variants are called on sheets and pages; one without a title goes by its name."""
     headline: ChangesNothing[tuple[str, ...] | None] = None
-    """Scores that are printed; null: those that are calibrated. All are written."""
+    """Scores that are printed, and stand first on the page; null: those of known pictures. All are written."""
     sensitivity: ChangesResults[bool] = True
     """Also measure what each branch changes alone, which takes as long again on 24 samples."""
     batch_size: ChangesNothing[int] = Field(default=32, ge=1)
     """Images per pass."""
 
-    def all_changes(self) -> dict[str, dict[str, Any]]:
-        """What each variant changes in all."""
-        return {name: merge(self.changes, change) for name, change in self.variants.items()}
+    @model_validator(mode="after")
+    def _titles_name_variants(self) -> ComparisonSettings:
+        for name in self.titles:
+            if name not in self.variants:
+                raise ValueError(
+                    f"titles: got {name!r}; expected names of variants ({', '.join(self.variants)})"
+                    f"{nearest(name, self.variants)}"
+                )
+        return self
+
+
+class StripSettings(Config):
+    """A few samples of a comparison under several values of a setting, with the same seeds; nothing is measured."""
+
+    comparison: ChangesResults[str]
+    """Whose data set gives the samples, and on whose sheet the strip stands. A comparison that is removed takes its
+    strips along."""
+    samples: ChangesResults[tuple[Annotated[int, Field(ge=0)], ...]] = Field(default=(0,), min_length=1)
+    """Numbers of the samples in the data set; a number is also the seed."""
+    label: ChangesNothing[str] = "{value}"
+    """What stands beside each picture; ``{value}`` is the value's name."""
+    values: ChangesResults[dict[Value, dict[str, Any]]] = Field(min_length=1)
+    """By name (letters, digits, . _ and -): what differs from the experiment, as a tree of its keys."""
+
+    @model_validator(mode="after")
+    def _pictures_can_be_told_apart(self) -> StripSettings:
+        if "{value}" not in self.label:
+            raise ValueError(f"label: got {self.label!r}; expected a text with {{value}} in it")
+        if len(set(self.samples)) < len(self.samples):
+            raise ValueError(f"samples: got {list(self.samples)}; expected each number once")
+        return self
 
 
 class ExperimentSettings(Config):
@@ -239,7 +278,9 @@ class ExperimentSettings(Config):
     finder: ChangesResults[PartSettings | None] = None
     """Component of kind finders, for masks that are asked for by a phrase."""
     comparisons: ChangesNothing[dict[Name, ComparisonSettings | None]] = Field(default_factory=dict)
-    """What ``subjectgen demo`` shows, by name; null removes an inherited one."""
+    """What ``subjectgen demo`` shows and measures, by name; null removes an inherited one."""
+    strips: ChangesNothing[dict[Name, StripSettings | None]] = Field(default_factory=dict)
+    """What ``subjectgen demo`` shows under several values of a setting, by name; null removes an inherited one."""
     trained: ChangesNothing[str | None] = None
     """Folder or ``package:...`` with trained parts: generating loads them, and training starts from them."""
     description: ChangesNothing[str] = ""
@@ -251,6 +292,19 @@ class ExperimentSettings(Config):
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"comparisons: two variants are called {twice[0]!r}; expected different names")
+        taken = [name for name in (*self.shown(), *names) if name in RESERVED]
+        if taken:
+            raise ValueError(f"comparisons: {taken[0]!r} names {RESERVED[taken[0]]}; expected another name")
+        return self
+
+    @model_validator(mode="after")
+    def _strips_name_comparisons(self) -> ExperimentSettings:
+        for name, strip in self.strips.items():
+            if strip is not None and strip.comparison not in self.comparisons:
+                raise ValueError(
+                    f"strips.{name}.comparison: got {strip.comparison!r}; expected a comparison of this experiment "
+                    f"({', '.join(self.comparisons) or 'it has none'}){nearest(strip.comparison, self.comparisons)}"
+                )
         return self
 
     @model_validator(mode="after")
@@ -269,3 +323,8 @@ class ExperimentSettings(Config):
     def shown(self) -> dict[str, ComparisonSettings]:
         """Comparisons that were not removed."""
         return {name: comparison for name, comparison in self.comparisons.items() if comparison is not None}
+
+    def shown_strips(self) -> dict[str, StripSettings]:
+        """Strips that were not removed, neither themselves nor with their comparison."""
+        shown = self.shown()
+        return {name: one for name, one in self.strips.items() if one is not None and one.comparison in shown}
