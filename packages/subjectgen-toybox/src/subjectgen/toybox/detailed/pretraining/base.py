@@ -159,7 +159,7 @@ def train(
     latents = pool_latents(out, pool, device)
     model = Velocity()
     if start:
-        model.load(resolve_checkpoint(start))
+        model.load(Path(resolve_checkpoint(start)))
     model = model.to(device)
     average = moving_average(model, 0.999)
     if compiled:

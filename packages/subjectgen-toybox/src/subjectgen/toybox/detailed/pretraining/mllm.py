@@ -25,8 +25,10 @@ from subjectgen.toybox.tokenizer import mllm_tokenizer
 MUON_RATE, RATE = 2e-3, 1e-3
 
 
-def train(out: Path, *, family: str, pool: Pool, plan: Plan, batch_size: int, device: str, start: str = "") -> None:
-    """Train ``internvl3`` or ``qwen2_5_vl`` and save in the hub's layout when all steps are made.
+def train(
+    out: Path, *, family: str, size: str, pool: Pool, plan: Plan, batch_size: int, device: str, start: str = ""
+) -> None:
+    """Train ``internvl3`` or ``qwen2_5_vl``, ``small`` or ``large``, and save in the hub's layout at the end.
 
     ``start`` is a folder in that layout with first weights; without it they are drawn.
     """

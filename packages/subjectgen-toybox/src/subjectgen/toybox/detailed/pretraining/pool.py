@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float, UInt8
 from rich.progress import track
@@ -23,6 +22,8 @@ RELATIVES = 4
 """Consecutive toys that share all words."""
 VIEWS = 2
 """Consecutive pictures that show the same toy."""
+BITS = torch.tensor([128, 64, 32, 16, 8, 4, 2, 1], dtype=torch.uint8)
+"""Of a byte of masks, the leftmost pixel first."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +45,7 @@ class Pool:
 
     def masks(self, index: Tensor) -> Bool[Tensor, "b 1 h w"]:
         """Where the toys are."""
-        return torch.from_numpy(np.unpackbits(self.packed_masks[index].numpy(), axis=-1)).bool()[:, None]
+        return (self.packed_masks[index][..., None] & BITS).bool().flatten(-2)[:, None]
 
 
 def shard_facts(number: int, *, seed: int, pictures: int = SHARD) -> tuple[list[DetailedToy], list[View]]:
@@ -72,7 +73,7 @@ def render_pool(folder: Path, pictures: int, *, seed: int, compiled: bool = True
         if path.exists():  # by now: a larger pool may be rendered beside this one
             continue
         images, masks = renderer(*shard_facts(number, seed=seed, pictures=size))
-        packed = torch.from_numpy(np.packbits(masks[:, 0].cpu().numpy(), axis=-1))
+        packed = (masks[:, 0].cpu().unflatten(-1, (-1, 8)) * BITS).sum(-1, dtype=torch.uint8)
         beside = path.with_suffix(".partial")
         save_file({"images": (images * 255).round().byte().cpu(), "masks": packed}, beside)
         beside.replace(path)
