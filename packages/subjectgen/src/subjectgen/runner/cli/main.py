@@ -19,6 +19,7 @@ from subjectgen.runner.cli.listing import components, plugins, versions
 from subjectgen.runner.cli.options import HELP
 from subjectgen.runner.cli.plan import plan
 from subjectgen.runner.cli.train import train
+from subjectgen.runner.cli.validate import validate
 
 PIPE_CLOSED = 141
 """128 + SIGPIPE: what the reader of our output gets from everybody when it stops reading."""
@@ -31,7 +32,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings=HELP,
 )
-for command in (train, export, generate, check, plan, plugins, components, demo):
+for command in (train, validate, export, generate, check, plan, plugins, components, demo):
     app.command(context_settings=HELP)(command)
 app.add_typer(data, name="data", context_settings=HELP)
 

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from subjectgen.core import Sample, Schedule, Visibility
+from subjectgen.core import ActiveBranches, Sample, Schedule, Visibility
 from subjectgen.runner.system.branch import Branch, Conditions
 from subjectgen.runner.system.system import System
 from subjectgen.runner.training.draws import TrainingBatch
@@ -36,16 +36,16 @@ class FixedRows:
     noise: Sequence[Float[Tensor, "c _ _"]]
     """The same at every timestep."""
 
-    def at(self, t: float, schedule: Schedule) -> TrainingBatch:
-        """The rows at one timestep; nothing is dropped."""
+    def at(self, t: float, active: ActiveBranches, stage: str = "") -> TrainingBatch:
+        """The rows at one timestep, all with the same branches; nothing is dropped."""
         count = len(self.samples)
         return TrainingBatch(
             samples=self.samples,
             data=self.data,
             noise=self.noise,
             timesteps=torch.full((count,), t, dtype=torch.float64),
-            active=[schedule.active(t)] * count,
-            stages=[schedule.stage(t)] * count,
+            active=[active] * count,
+            stages=[stage] * count,
         )
 
 
@@ -66,14 +66,13 @@ def measure(
         guidance: For backbones with a guidance input.
         micro_batch: Rows that are run at once, at most.
     """
-    look = _Look(system, Swaps(rows.samples), guidance if system.backbone.guidance_embedded else None)
+    look = Look(system, Swaps(rows.samples), guidance if system.backbone.guidance_embedded else None)
     losses, changes = _Means(), {what: _Means() for what in INPUTS}
     for t in TIMES:
-        batch = rows.at(t, schedule)
+        batch = rows.at(t, schedule.active(t), schedule.stage(t))
         for piece in batch_pieces(system, batch, micro_batch):
             plain = look.velocity(batch, piece, {})
-            noise, data = (torch.stack([values[row] for row in piece]) for values in (batch.noise, batch.data))
-            losses.add("", t, _row_means((plain - (noise - data)).square()), [1.0] * len(piece))
+            losses.add("", t, row_losses(batch, piece, plain), [1.0] * len(piece))
             for what in INPUTS:
                 for who, changed, kept in look.changes(batch, piece, what):
                     squares = _row_means((changed - plain).square()), _row_means(plain.square())
@@ -87,12 +86,13 @@ def measure(
 
 
 @dataclass(eq=False)
-class _Look:
+class Look:
     """Velocities of pieces of a batch. What branches make of samples is kept: it is the same at every timestep."""
 
     system: System
     swaps: Swaps
     guidance: float | None
+    """``None`` for backbones without the input."""
     made: dict[Any, Conditions] = field(default_factory=dict)
 
     def velocity(
@@ -129,6 +129,12 @@ class _Look:
             shown = [sample.seen(one) for sample, one in zip(samples, seen, strict=True)]
             self.made[key] = branch.encode(shown).conditions
         return self.made[key]
+
+
+def row_losses(batch: TrainingBatch, piece: Sequence[int], velocity: Float[Tensor, "b c h w"]) -> list[float]:
+    """Mean squared error of each row's velocity; its target is noise - data."""
+    noise, data = (torch.stack([values[row] for row in piece]) for values in (batch.noise, batch.data))
+    return _row_means((velocity - (noise - data)).square())
 
 
 class _Means:
