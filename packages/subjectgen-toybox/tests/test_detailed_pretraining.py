@@ -21,6 +21,7 @@ from subjectgen.toybox.detailed.pretraining.muon import Muon, hidden_layers, ort
 from subjectgen.toybox.detailed.pretraining.pool import Pool, open_pool, shard_facts
 from subjectgen.toybox.detailed.pretraining.run import Plan, Run
 from subjectgen.toybox.detailed.pretraining.schedule import Schedule
+from subjectgen.toybox.detailed.renderer import Renderer
 from subjectgen.toybox.detailed.world import may_be_trained, poses_are_shared
 from subjectgen.toybox.pretraining.optimizers import moving_average
 
@@ -165,6 +166,26 @@ def test_a_pool_is_rendered_once(tmp_path: Path) -> None:
     assert file.stat().st_mtime_ns == written
 
 
+def test_masks_of_the_pool_are_those_of_the_renderer(tmp_path: Path) -> None:
+    pool = open_pool(tmp_path, 8, seed=1, compiled=False)
+    _, masks = Renderer()(pool.toys, pool.views)
+    assert torch.equal(pool.masks(torch.arange(8)), masks)
+    assert 0.02 < float(masks.float().mean()) < 0.9
+
+
+@pytest.mark.slow
+def test_latents_are_kept_for_one_autoencoder_and_made_again_for_another(tmp_path: Path, pool: Pool) -> None:
+    first = AutoencoderKL.from_pretrained(resolve_checkpoint(vae.START))
+    first.save_pretrained(tmp_path / "detailed_vae")
+    made = base.pool_latents(tmp_path, pool, "cpu")
+    assert torch.equal(base.pool_latents(tmp_path, pool, "cpu"), made)
+    assert len(list((tmp_path / "checkpoints").iterdir())) == 1
+    with torch.no_grad():
+        first.encoder.conv_in.weight.mul_(1.5)
+    first.save_pretrained(tmp_path / "detailed_vae")
+    assert not torch.equal(base.pool_latents(tmp_path, pool, "cpu"), made)
+
+
 PLAN = Plan(steps=STEPS, minutes=9, seed=0)
 
 
@@ -183,7 +204,8 @@ def _mllm(out: Path, pool: Pool) -> None:
 def _base(out: Path, pool: Pool) -> None:
     if not (out / "detailed_vae").exists():
         AutoencoderKL.from_pretrained(resolve_checkpoint(vae.START)).save_pretrained(out / "detailed_vae")
-    base.train(out, pool=pool, plan=PLAN, batch_size=2, device="cpu", compiled=False)
+    start = "package:subjectgen.toybox/weights"
+    base.train(out, pool=pool, plan=PLAN, batch_size=2, device="cpu", start=start, compiled=False)
 
 
 @pytest.mark.slow

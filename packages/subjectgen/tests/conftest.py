@@ -106,6 +106,23 @@ def tiny_experiment(tiny, tmp_path_factory: pytest.TempPathFactory):
 
 
 @pytest.fixture
+def hearing(tiny_experiment):
+    """A model that says x_t · tanh(1 + tanh(2 g - 1)) for a reference of grey g, and does not hear words."""
+    import torch
+
+    from subjectgen.runner.system.build import build_system
+
+    system = build_system(tiny_experiment())
+    wave = system.backbone
+    with torch.no_grad():
+        for parameter in wave.parameters():
+            parameter.zero_()
+        for linear in (wave.image, wave.reference):
+            linear.weight.copy_(torch.eye(3))
+    return system
+
+
+@pytest.fixture
 def run(capsys: pytest.CaptureFixture[str]):
     """Run the command line; returns (exit code, stdout, stderr)."""
 

@@ -57,19 +57,6 @@ def found_by(system: Any, rows: FixedRows, micro_batch: int | None = None) -> di
         return measure(system, rows, schedule, 2.0, micro_batch)
 
 
-@pytest.fixture
-def hearing(tiny_experiment):
-    """A model that says x_t · tanh(1 + tanh(2 g - 1)) for a reference of grey g, and does not hear words."""
-    system = build_system(tiny_experiment())
-    wave = system.backbone
-    with torch.no_grad():
-        for parameter in wave.parameters():
-            parameter.zero_()
-        for linear in (wave.image, wave.reference):
-            linear.weight.copy_(torch.eye(3))
-    return system
-
-
 def factor(level: float) -> float:
     return math.tanh(1 + math.tanh(2 * level - 1))
 

@@ -10,25 +10,11 @@ from hypothesis import given, strategies as st
 
 from subjectgen.core import InputError, Reference, Sample
 from subjectgen.runner.evaluation.gains import contrasts, gain
-from subjectgen.runner.system.build import build_system
 from subjectgen.runner.training.heard import NOBODY, heard_losses, who_is_heard
 from subjectgen.runner.training.positions import generator
 
 GREYS = (0.2, 0.6, 0.9)
 TIMES = (0.25, 0.75)
-
-
-@pytest.fixture
-def hearing(tiny_experiment):
-    """A model that says x_t · tanh(1 + tanh(2 g - 1)) for a reference of grey g, and does not hear words."""
-    system = build_system(tiny_experiment())
-    wave = system.backbone
-    with torch.no_grad():
-        for parameter in wave.parameters():
-            parameter.zero_()
-        for linear in (wave.image, wave.reference):
-            linear.weight.copy_(torch.eye(3))
-    return system
 
 
 def samples_for(system, greys=GREYS) -> list[Sample]:

@@ -95,20 +95,31 @@ VISION: dict[str, Any] = {
     "use_qk_norm": False,
     "layer_scale_init_value": 0.1,
 }
+_LANGUAGE: dict[str, Any] = {
+    "num_key_value_heads": 2,
+    "head_dim": 32,
+    "max_position_embeddings": 512,
+    "tie_word_embeddings": True,
+    "use_cache": False,
+}
 LANGUAGES: dict[str, dict[str, Any]] = {
-    "large": {"hidden_size": 192, "intermediate_size": 384, "num_hidden_layers": 8, "num_attention_heads": 6},
-    "small": {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 5, "num_attention_heads": 4},
+    "large": {
+        **_LANGUAGE,
+        "hidden_size": 192,
+        "intermediate_size": 384,
+        "num_hidden_layers": 8,
+        "num_attention_heads": 6,
+    },
+    "small": {
+        **_LANGUAGE,
+        "hidden_size": 128,
+        "intermediate_size": 256,
+        "num_hidden_layers": 5,
+        "num_attention_heads": 4,
+    },
 }
 """Two sizes of each family, as the papers have. 8 layers, 9 hidden states; early, middle and late thirds are 0-2, 3-5,
 6-8. 5 layers, 6 hidden states; thirds are 0-1, 2-3, 4-5."""
-for _language in LANGUAGES.values():
-    _language |= {
-        "num_key_value_heads": 2,
-        "head_dim": 32,
-        "max_position_embeddings": 512,
-        "tie_word_embeddings": True,
-        "use_cache": False,
-    }
 IMAGE_TOKENS = 16
 
 QWEN_VISION: dict[str, Any] = {

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from subjectgen.core import Sample
     from subjectgen.runner.generation.pipeline import SubjectPipeline
 
-TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)
 Losses = dict[str, dict[float, dict[str, float]]]
 """By who is heard, timestep and sample."""
 
@@ -28,7 +27,9 @@ def validate(
         typer.Option(help="Whose data set gives the samples; by default the first comparison's.", metavar="NAME"),
     ] = None,
     samples: Annotated[int, typer.Option(min=1, help="Samples, evenly over the data set.")] = 96,
-    t: Annotated[list[float], typer.Option(min=0, max=1, help="Timestep. May be repeated.")] = list(TIMES),  # noqa: B006
+    t: Annotated[
+        list[float], typer.Option(min=0, max=1, help="Timestep; by default 0.1, 0.3 ... 0.9. May be repeated.")
+    ] = [],  # noqa: B006
     seed: Annotated[int, typer.Option(min=0, help="Seed of the noise.")] = 0,
     batch_size: Annotated[int, typer.Option(min=1, help="Samples per pass.")] = 32,
     out: Annotated[
@@ -45,6 +46,7 @@ def validate(
         from subjectgen.runner.evaluation.rows import subject_of
         from subjectgen.runner.generation.pipeline import open_pipeline
         from subjectgen.runner.training.heard import NOBODY, everyone
+        from subjectgen.runner.training.measuring import TIMES
 
         if out is not None:
             check_writable(out)
@@ -52,7 +54,7 @@ def validate(
             raise InputError(f"--t: got {min(t):g}; expected timesteps above 0, where there is noise to be told from")
         pipeline = open_pipeline(find_experiment(experiment), overrides=override, device=device)
         chosen = _samples(pipeline, comparison, samples)
-    times = tuple(dict.fromkeys(t))
+    times = tuple(dict.fromkeys(t)) or TIMES
     losses = _losses(pipeline, chosen, times, seed, batch_size)
     subjects = {sample.key: subject_of(sample.key, sample.facts) for sample in chosen}
     names = list(pipeline.system.branches)
